@@ -1,0 +1,147 @@
+// Bundles one file for each role into build/roles/; with --package, also emits dist/ for the npm package.
+import { spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { type BuildOptions, build, version } from 'esbuild'
+
+const root = resolve(import.meta.dirname, '..')
+
+/** Every process that runs in the pod, or beside it, from a bundle of its own. */
+export const roles: Readonly<Record<string, string>> = {
+  edge: 'runtime/edge/main.ts',
+  keyholder: 'runtime/keyholder/main.ts',
+  api: 'runtime/api/main.ts',
+  supervisor: 'runtime/supervisor/main.ts',
+  silicon: 'scripts/security-processor.ts',
+}
+
+const options: BuildOptions = {
+  absWorkingDir: root, // paths in the output are relative to it, so the same sources give the same bytes anywhere
+  bundle: true,
+  format: 'esm',
+  platform: 'node',
+  target: 'node24',
+  external: ['pg-native', 'cbor-extract'],
+  banner: {
+    js: [
+      "import { createRequire as $createRequire } from 'node:module'",
+      "import { dirname as $dirname } from 'node:path'",
+      "import { fileURLToPath as $fileURLToPath } from 'node:url'",
+      'const require = $createRequire(import.meta.url)',
+      'const __filename = $fileURLToPath(import.meta.url)',
+      'const __dirname = $dirname(__filename)',
+    ].join('\n'),
+  },
+  legalComments: 'none',
+  sourcemap: false,
+  logLevel: 'silent',
+  metafile: true,
+  write: false,
+}
+
+const sha256 = (data: string | Uint8Array) => createHash('sha256').update(data).digest('hex')
+const recipe = sha256(JSON.stringify([version, options, readLock()]).replaceAll(root, '')) // the lock names every package
+
+function readLock(): string {
+  return readFileSync(join(root, 'package-lock.json'), 'utf8')
+}
+
+function hashOf(path: string): string | undefined {
+  try {
+    return sha256(readFileSync(path))
+  } catch {
+    return undefined
+  }
+}
+
+type Made = { recipe: string; output: string; inputs: Record<string, string> }
+
+function isCurrent(outFile: string, madeFile: string): boolean {
+  try {
+    const made = JSON.parse(readFileSync(madeFile, 'utf8')) as Made
+    return (
+      made.recipe === recipe &&
+      made.output === hashOf(outFile) &&
+      Object.entries(made.inputs).every(([path, hash]) => hashOf(join(root, path)) === hash)
+    )
+  } catch {
+    return false
+  }
+}
+
+/** Readers see the old file or the new one, never a part: several builds may run at the same time. */
+function replaceFile(path: string, data: string | Uint8Array): void {
+  const temporary = `${path}.${process.pid}.tmp`
+  writeFileSync(temporary, data)
+  renameSync(temporary, path)
+}
+
+export type BuildNote = { role: string; state: 'built' | 'current' | 'skipped'; detail: string }
+
+export async function buildRoles(): Promise<BuildNote[]> {
+  const outFolder = join(root, 'build', 'roles')
+  const madeFolder = join(root, 'build', 'inputs')
+  mkdirSync(outFolder, { recursive: true })
+  mkdirSync(madeFolder, { recursive: true })
+  const notes: BuildNote[] = []
+  for (const [role, entry] of Object.entries(roles)) {
+    const outFile = join(outFolder, `${role}.mjs`)
+    const madeFile = join(madeFolder, `${role}.json`)
+    if (!existsSync(join(root, entry))) {
+      rmSync(outFile, { force: true })
+      notes.push({ role, state: 'skipped', detail: `${entry} does not exist yet` })
+    } else if (isCurrent(outFile, madeFile)) {
+      notes.push({ role, state: 'current', detail: `build/roles/${role}.mjs` })
+    } else {
+      const inputsBefore = Date.now()
+      const result = await build({ ...options, entryPoints: [entry], outfile: outFile })
+      const output = result.outputFiles?.[0]?.contents
+      if (!output) throw new Error(`esbuild made no output for ${entry}`)
+      const inputs = Object.fromEntries(
+        Object.keys(result.metafile?.inputs ?? {})
+          .filter(path => !path.startsWith('node_modules/') && !path.includes(':'))
+          .map(path => [path, hashOf(join(root, path)) ?? '']),
+      )
+      replaceFile(outFile, output)
+      replaceFile(madeFile, JSON.stringify({ recipe, output: sha256(output), inputs } satisfies Made))
+      const detail = `build/roles/${role}.mjs, ${output.length} bytes, ${Date.now() - inputsBefore} ms`
+      notes.push({ role, state: 'built', detail })
+    }
+  }
+  return notes
+}
+
+/** dist/: JavaScript and types of the three folders, their data files, and the `pod` command. */
+function emitPackage(): void {
+  const dist = join(root, 'dist')
+  const fresh = join(root, 'build', `dist.${process.pid}.tmp`)
+  const old = join(root, 'build', `dist.${process.pid}.old`)
+  mkdirSync(fresh, { recursive: true })
+  try {
+    const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc')
+    const flags = ['-p', join(root, 'tsconfig.build.json'), '--outDir', fresh]
+    const result = spawnSync(process.execPath, [tsc, ...flags], { cwd: root, stdio: 'inherit' })
+    if (result.status !== 0) throw new Error('tsc did not emit the package')
+    for (const folder of ['attestation', 'client', 'runtime'].filter(name => existsSync(join(root, name)))) {
+      cpSync(join(root, folder), join(fresh, folder), {
+        recursive: true,
+        filter: source => !/\.(?:tsx?|md)$/.test(source),
+      })
+    }
+    writeFileSync(join(fresh, 'pod.js'), readFileSync(join(root, 'scripts', 'pod.mjs')), { mode: 0o755 })
+    if (existsSync(dist)) renameSync(dist, old)
+    renameSync(fresh, dist)
+  } finally {
+    rmSync(fresh, { recursive: true, force: true })
+    rmSync(old, { recursive: true, force: true })
+  }
+}
+
+if (import.meta.main) {
+  for (const { role, state, detail } of await buildRoles()) console.log(`${role}: ${state}, ${detail}`)
+  if (process.argv.includes('--package')) {
+    emitPackage()
+    console.log('package: built, dist/')
+  }
+}
