@@ -1,0 +1,38 @@
+# The npm scripts are the truth; these recipes call them.
+
+[private]
+default:
+    @just --list
+
+# start a pod on this machine, on simulated silicon
+start *args:
+    npm start --silent -- {{args}}
+
+# every check and all tests; with arguments, AVA alone
+test *args:
+    npm test --silent -- {{args}}
+
+# the command line
+pod *args:
+    npm run pod --silent -- {{args}}
+
+# measure against the baselines
+bench *args:
+    npm run bench --silent -- {{args}}
+
+# run the attacks against a pod
+attacks *args:
+    npm run attacks --silent -- {{args}}
+
+# bundle the roles; --package also emits dist/
+build *args:
+    npm run build --silent -- {{args}}
+
+lint:
+    npm run lint --silent
+
+format:
+    npm run format --silent
+
+typecheck:
+    npm run typecheck --silent
