@@ -111,7 +111,8 @@ function install() {
     )
   }
   // Optional native code in front of the CBOR decoder: without it, every machine decodes with the same code.
-  for (const native of ['cbor-extract', '@cbor-extract']) rmSync(join(modules, native), { recursive: true, force: true })
+  for (const native of ['cbor-extract', '@cbor-extract'])
+    rmSync(join(modules, native), { recursive: true, force: true })
   writeFileSync(stampFile, stamp)
 }
 
