@@ -1,7 +1,7 @@
 // Bundles one file for each role into build/roles/; with --package, also emits dist/ for the npm package.
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { type BuildOptions, build, version } from 'esbuild'
 
@@ -123,6 +123,14 @@ function emitPackage(): void {
     const flags = ['-p', join(root, 'tsconfig.build.json'), '--outDir', fresh]
     const result = spawnSync(process.execPath, [tsc, ...flags], { cwd: root, stdio: 'inherit' })
     if (result.status !== 0) throw new Error('tsc did not emit the package')
+    for (const file of readdirSync(fresh, { recursive: true, encoding: 'utf8' })) {
+      if (!file.endsWith('.d.ts')) continue // tsc rewrites `.ts` to `.js` in JavaScript only
+      const types = readFileSync(join(fresh, file), 'utf8')
+      writeFileSync(
+        join(fresh, file),
+        types.replace(/(\b(?:from|import)\s*\(?\s*['"]\.[^'"\n]*)\.tsx?(?=['"])/g, '$1.js'),
+      )
+    }
     for (const folder of ['attestation', 'client', 'runtime'].filter(name => existsSync(join(root, name)))) {
       cpSync(join(root, folder), join(fresh, folder), {
         recursive: true,
