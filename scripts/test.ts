@@ -29,7 +29,11 @@ function tool(path: string, ...flags: string[]): Promise<boolean> {
 const steps: Record<string, () => Promise<boolean> | boolean> = {
   typecheck: () => tool('typescript/bin/tsc', '-p', 'tsconfig.json'),
   lint: () => tool('oxlint/bin/oxlint', '--type-aware', '--deny-warnings'),
-  format: () => tool('@biomejs/biome/bin/biome', 'format', ...(write ? ['--write'] : [])),
+  async format() {
+    const good = await tool('@biomejs/biome/bin/biome', 'format', ...(write ? ['--write'] : ['--max-diagnostics=5']))
+    if (!good) console.log('  npm run format puts this right')
+    return good
+  },
   layering() {
     const found = offences(root)
     for (const line of found) console.error(line)
