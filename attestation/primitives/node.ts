@@ -1,0 +1,206 @@
+/**
+ * Primitives over Node 24's own OpenSSL. The module is an argument, so that this folder imports nothing of Node's.
+ * Keys become KeyObjects at once: passing raw bytes costs two to four times as much per call.
+ */
+import type { KeyObject } from 'node:crypto'
+import { concat, fromHex, isZero } from '../bytes.ts'
+import { acceptableEd25519 } from './ed25519.ts'
+import {
+  type AeadKey,
+  type Curve,
+  KEM_ENCAPSULATION_BYTES,
+  KEM_PUBLIC_KEY_BYTES,
+  type KemSecret,
+  type MacKey,
+  type SyncPrimitives,
+  XWING_LABEL,
+} from './primitives.ts'
+
+type NodeCrypto = typeof import('node:crypto')
+const der = (text: string) => fromHex(text) as Uint8Array
+
+/** DER up to the raw key, RFC 8410 and RFC 9935 (seed form of the ML-KEM private key). */
+const ED25519_PKCS8 = der('302e020100300506032b657004220420')
+const ED25519_SPKI = der('302a300506032b6570032100')
+const X25519_PKCS8 = der('302e020100300506032b656e04220420')
+const X25519_SPKI = der('302a300506032b656e032100')
+const MLKEM768_PKCS8 = der('3054020100300b060960864801650304040204428040')
+const MLKEM768_SPKI = der('308204b2300b0609608648016503040402038204a100')
+/** SubjectPublicKeyInfo up to the SEC1 point, RFC 5480: uncompressed and compressed. */
+const EC_SPKI: Record<Curve, Readonly<Record<number, Uint8Array>>> = {
+  'P-256': {
+    65: der('3059301306072a8648ce3d020106082a8648ce3d030107034200'),
+    33: der('3039301306072a8648ce3d020106082a8648ce3d030107032200'),
+  },
+  'P-384': {
+    97: der('3076301006072a8648ce3d020106052b81040022036200'),
+    49: der('3046301006072a8648ce3d020106052b81040022033200'),
+  },
+}
+const MLKEM_PUBLIC = 1184
+const MLKEM_CIPHERTEXT = 1088
+
+/** A plain view: Buffer's own `slice` shares memory, which callers of these functions must not have to know. */
+const plain = (buffer: Uint8Array): Uint8Array => new Uint8Array(buffer.buffer, buffer.byteOffset, buffer.byteLength)
+
+export function nodePrimitives(crypto: NodeCrypto): SyncPrimitives {
+  const asKey = (opaque: AeadKey | MacKey): KeyObject => opaque as unknown as KeyObject
+  const privateKey = (prefix: Uint8Array, raw: Uint8Array): KeyObject => {
+    const encoded = concat(prefix, raw)
+    try {
+      return crypto.createPrivateKey({ key: encoded as Buffer, format: 'der', type: 'pkcs8' })
+    } finally {
+      encoded.fill(0)
+    }
+  }
+  const publicKey = (prefix: Uint8Array, raw: Uint8Array): KeyObject =>
+    crypto.createPublicKey({ key: concat(prefix, raw) as Buffer, format: 'der', type: 'spki' })
+  const rawPublic = (key: KeyObject, length: number): Uint8Array => {
+    const half = key.type === 'private' ? crypto.createPublicKey(key) : key
+    const spki = half.export({ format: 'der', type: 'spki' })
+    return Uint8Array.prototype.slice.call(spki, spki.length - length)
+  }
+  const digest = (name: string, parts: readonly Uint8Array[]): Uint8Array => {
+    if (parts.length === 1) return plain(crypto.hash(name, parts[0] as Uint8Array, 'buffer'))
+    const hash = crypto.createHash(name)
+    for (const part of parts) hash.update(part)
+    return plain(hash.digest())
+  }
+  const mac = (key: KeyObject, ...parts: readonly Uint8Array[]): Uint8Array => {
+    const hmac = crypto.createHmac('sha256', key)
+    for (const part of parts) hmac.update(part)
+    return plain(hmac.digest())
+  }
+  /** X-Wing, draft-connolly-cfrg-xwing-kem section 5.3. */
+  const combine = (mlkem: Uint8Array, x25519: Uint8Array, ciphertext: Uint8Array, recipient: Uint8Array): Uint8Array =>
+    digest('sha3-256', [mlkem, x25519, ciphertext, recipient, XWING_LABEL])
+
+  type Kem = Readonly<{ mlkem: KeyObject; x25519: KeyObject; x25519Public: Uint8Array }>
+  const kems = new WeakMap<KemSecret, Kem>()
+
+  return {
+    random: length => plain(crypto.randomBytes(length)),
+    sha256: (...parts) => digest('sha256', parts),
+    sha384: (...parts) => digest('sha384', parts),
+    sha512: (...parts) => digest('sha512', parts),
+
+    macKey: raw => crypto.createSecretKey(raw) as unknown as MacKey,
+    hmac: (key, data) => mac(asKey(key), data),
+    hkdfExtract: (salt, ikm) => mac(crypto.createSecretKey(salt), ikm),
+    hkdfExpand(prk, info, length) {
+      const key = asKey(prk)
+      if (length <= 32) return mac(key, info, Uint8Array.of(1)).subarray(0, length)
+      const blocks: Uint8Array[] = []
+      for (let i = 1; blocks.length * 32 < length; i++) {
+        blocks.push(mac(key, blocks.at(-1) ?? new Uint8Array(), info, Uint8Array.of(i)))
+      }
+      return concat(...blocks).subarray(0, length)
+    },
+
+    aeadKey: raw => crypto.createSecretKey(raw) as unknown as AeadKey,
+    seal(key, nonce, aad, plaintext) {
+      const cipher = crypto.createCipheriv('aes-256-gcm', asKey(key), nonce)
+      if (aad.length > 0) cipher.setAAD(aad)
+      const body = cipher.update(plaintext)
+      cipher.final()
+      return concat(body, cipher.getAuthTag())
+    },
+    open(key, nonce, aad, ciphertext) {
+      if (ciphertext.length < 16) return null
+      const end = ciphertext.length - 16
+      try {
+        const decipher = crypto.createDecipheriv('aes-256-gcm', asKey(key), nonce, { authTagLength: 16 })
+        decipher.setAuthTag(ciphertext.subarray(end))
+        if (aad.length > 0) decipher.setAAD(aad)
+        const body = decipher.update(ciphertext.subarray(0, end))
+        decipher.final()
+        return plain(body)
+      } catch {
+        return null
+      }
+    },
+
+    ed25519PublicKey: seed => rawPublic(privateKey(ED25519_PKCS8, seed), 32),
+    ed25519Sign: (seed, message) => plain(crypto.sign(null, message, privateKey(ED25519_PKCS8, seed))),
+    ed25519Verify(raw, message, signature) {
+      if (!acceptableEd25519(raw) || signature.length !== 64) return false
+      try {
+        return crypto.verify(null, message, publicKey(ED25519_SPKI, raw), signature)
+      } catch {
+        return false
+      }
+    },
+
+    ecdsaVerify(curve, hash, point, message, signature) {
+      const prefix = EC_SPKI[curve][point.length]
+      if (prefix === undefined) return false
+      try {
+        const key = publicKey(prefix, point)
+        return crypto.verify(hash.replace('-', ''), message, { key, dsaEncoding: 'ieee-p1363' }, signature)
+      } catch {
+        return false
+      }
+    },
+    rsaVerify(scheme, spki, message, signature) {
+      const pss = scheme.padding === 'PSS'
+      const padding = pss ? crypto.constants.RSA_PKCS1_PSS_PADDING : crypto.constants.RSA_PKCS1_PADDING
+      try {
+        const key = crypto.createPublicKey({ key: spki as Buffer, format: 'der', type: 'spki' })
+        if (key.asymmetricKeyType !== 'rsa') return false
+        const use = pss ? { key, padding, saltLength: scheme.saltLength } : { key, padding }
+        return crypto.verify(scheme.hash.replace('-', ''), message, use, signature)
+      } catch {
+        return false
+      }
+    },
+
+    kemKeyPair(seed) {
+      const expanded = plain(crypto.hash('shake256', seed, { outputEncoding: 'buffer', outputLength: 96 }))
+      const mlkem = privateKey(MLKEM768_PKCS8, expanded.subarray(0, 64))
+      const x25519 = privateKey(X25519_PKCS8, expanded.subarray(64))
+      expanded.fill(0)
+      const x25519Public = rawPublic(x25519, 32)
+      const secret = Object.freeze({}) as KemSecret
+      kems.set(secret, { mlkem, x25519, x25519Public })
+      return { publicKey: concat(rawPublic(mlkem, MLKEM_PUBLIC), x25519Public), secret }
+    },
+    kemEncapsulate(recipient) {
+      if (recipient.length !== KEM_PUBLIC_KEY_BYTES) return null
+      const recipientX25519 = recipient.subarray(MLKEM_PUBLIC)
+      try {
+        const { ciphertext, sharedKey } = crypto.encapsulate(
+          publicKey(MLKEM768_SPKI, recipient.subarray(0, MLKEM_PUBLIC)),
+        )
+        const ephemeral = crypto.generateKeyPairSync('x25519')
+        const ephemeralPublic = rawPublic(ephemeral.publicKey, 32)
+        const shared = crypto.diffieHellman({
+          privateKey: ephemeral.privateKey,
+          publicKey: publicKey(X25519_SPKI, recipientX25519),
+        })
+        if (isZero(shared)) return null
+        const sharedSecret = combine(sharedKey, shared, ephemeralPublic, recipientX25519)
+        sharedKey.fill(0)
+        shared.fill(0)
+        return { sharedSecret, encapsulation: concat(ciphertext, ephemeralPublic) }
+      } catch {
+        return null
+      }
+    },
+    kemDecapsulate(secret, encapsulation) {
+      if (encapsulation.length !== KEM_ENCAPSULATION_BYTES) return null
+      const { mlkem, x25519, x25519Public } = kems.get(secret) as Kem
+      const sender = encapsulation.subarray(MLKEM_CIPHERTEXT)
+      try {
+        const sharedKey = crypto.decapsulate(mlkem, encapsulation.subarray(0, MLKEM_CIPHERTEXT))
+        const shared = crypto.diffieHellman({ privateKey: x25519, publicKey: publicKey(X25519_SPKI, sender) })
+        if (isZero(shared)) return null
+        const sharedSecret = combine(sharedKey, shared, sender, x25519Public)
+        sharedKey.fill(0)
+        shared.fill(0)
+        return sharedSecret
+      } catch {
+        return null
+      }
+    },
+  }
+}
