@@ -2,7 +2,7 @@
 
 [private]
 default:
-    @just --list
+    @"{{just_executable()}}" --justfile "{{justfile()}}" --list
 
 # start a pod on this machine, on simulated silicon
 start *args:
