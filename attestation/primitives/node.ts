@@ -2,7 +2,6 @@
  * Primitives over Node 24's own OpenSSL. The module is an argument, so that this folder imports nothing of Node's.
  * Keys become KeyObjects at once: passing raw bytes costs two to four times as much per call.
  */
-import type { KeyObject } from 'node:crypto'
 import { concat, fromHex, isZero } from '../bytes.ts'
 import { acceptableEd25519 } from './ed25519.ts'
 import {
@@ -17,6 +16,7 @@ import {
 } from './primitives.ts'
 
 type NodeCrypto = typeof import('node:crypto')
+type KeyObject = import('node:crypto').KeyObject
 const der = (text: string) => fromHex(text) as Uint8Array
 
 /** DER up to the raw key, RFC 8410 and RFC 9935 (seed form of the ML-KEM private key). */
