@@ -5,6 +5,7 @@ import { join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
 import { buildRoles } from './build.ts'
 import { offences } from './layering.ts'
+import { ensureSystemPackages } from './system-packages.ts'
 
 const root = resolve(import.meta.dirname, '..')
 process.chdir(root)
@@ -27,6 +28,11 @@ function tool(path: string, ...flags: string[]): Promise<boolean> {
 }
 
 const steps: Record<string, () => Promise<boolean> | boolean> = {
+  packages() {
+    const missing = ensureSystemPackages()
+    if (missing.length > 0) console.error(`  the tests need these: apt-get install ${missing.join(' ')}`)
+    return missing.length === 0
+  },
   typecheck: () => tool('typescript/bin/tsc', '-p', 'tsconfig.json'),
   lint: () => tool('oxlint/bin/oxlint', '--type-aware', '--deny-warnings'),
   async format() {
