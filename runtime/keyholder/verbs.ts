@@ -23,7 +23,10 @@ export const apiRequest = oneOf({
   /** Keys that open stored rows; each row must be the one its bucket names. */
   openKeys: {
     sid,
-    rows: array(struct([], { coll, id: itemId, version: uint(), salt: bytes(16), epoch: uint(0xffffffff), rowHash: hash }), { max: MAX_BATCH }),
+    rows: array(
+      struct([], { coll, id: itemId, version: uint(), salt: bytes(16), epoch: uint(0xffffffff), rowHash: hash }),
+      { max: MAX_BATCH },
+    ),
     buckets: array(bucket, { max: MAX_BATCH }),
   },
   /** What the map says of these items: the version and row hash, or that there is none. Under `read` of their collections. */
@@ -61,11 +64,15 @@ export const apiRequest = oneOf({
   /** A split of the bucket map, asked for by `append`'s answer; all buckets in ascending order, some at a time. */
   split: { buckets: array(bucket, { max: MAX_BATCH }), last: uint(1) },
   /** Leaves of the log, sealed, to be opened for the owner. */
-  openLeaves: { sid, leaves: array(struct([], { seq: uint(), sealed: bytes({ max: MESSAGE_CAP }) }), { max: MAX_BATCH }) },
+  openLeaves: {
+    sid,
+    leaves: array(struct([], { seq: uint(), sealed: bytes({ max: MESSAGE_CAP }) }), { max: MAX_BATCH }),
+  },
 })
 
 const key = bytes(32)
-const newBucket = bucket
+/** As the keyholder made it; `hash` is over the plaintext bucket, an input of the state root. */
+const newBucket = struct([], { index: uint(0xffffffff), sealed: bytes({ max: 256 * 1024 }), hash })
 /** A row of coll = 16 zero bytes that the keyholder keeps (map key, pod state, key check values). */
 const stateRow = struct([], { id: itemId, version: uint(), sealed: bytes({ max: 256 * 1024 }) })
 /** What the api must write in one transaction with its rows. */
@@ -101,6 +108,8 @@ export const keyholderAnswer = oneOf({
     refused: array(nullable(text({ max: 32 })), { max: MAX_BATCH }),
     split: uint(1),
   },
+  /** To every `split` but the last: the halves of the buckets just sent. The last is answered `prepared`. */
+  halves: { buckets: array(newBucket, { max: 2 * MAX_BATCH }) },
   /** Nothing to commit: every change was refused. */
   nothing: { refused: array(nullable(text({ max: 32 })), { max: MAX_BATCH }) },
   adopted: { head: bytes({ max: 512 }) },
@@ -112,8 +121,11 @@ export const keyholderAnswer = oneOf({
 
 /** keyholder → api, unasked. */
 export const keyholderRequest = oneOf({
-  /** Phase of the pod: 1 locked, 2 opening, 3 unlocked, 4 suspect. */
-  phase: { phase: uint(4) },
+  /**
+   * Phase of the pod: 1 locked, 2 opening, 3 unlocked, 4 suspect. From 3 on with the key that places items in buckets:
+   * the api is told every item's bucket anyway, and computes it here rather than ask.
+   */
+  phase: { phase: uint(4), mapKey: nullable(key) },
   /** What the store holds, for `Ledger.open`: called while opening. Consistency from `known` leaves (0: none). */
   state: { known: uint() },
   /** The bucket hashes, from `first`, at most 32768 a call. */
