@@ -18,6 +18,7 @@ export type Step =
   | 'binding' // 11 made for this very session
   | 'platform' // 12 on a chip the owner approved
   | 'reference-values' // the signed manifest itself
+  | 'policy' // the owner's own rules
   | 'session' // handshake, streams
   | 'credential' // device certificates, grants, owner policy
   | 'release' // key release, leases

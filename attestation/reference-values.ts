@@ -1,0 +1,115 @@
+/**
+ * Reference values: the signed release manifest that says which measurements are this product, and from which
+ * version on (PROTOCOL 2.7). Its signers and their threshold come from the owner's launch config, never from here.
+ */
+import { equal, hex } from './bytes.ts'
+import { Malformed, Rejection, Unsupported } from './errors.ts'
+import type { Primitives } from './primitives/primitives.ts'
+import { products } from './snp/tcb.ts'
+import { array, bytes, decode, encode, encodeAs, type Of, type Shape, struct, text, tuple, uint } from './wire.ts'
+
+export const REFERENCE_VALUES_CAP = 64 * 1024
+const ED25519 = 1
+
+function member<const T extends string>(of: readonly T[], what: string): Shape<T> {
+  return {
+    read(input) {
+      const name = text({ max: 32 }).read(input)
+      const known = of.find(candidate => candidate === name)
+      // A flag or platform that this version does not know may be a requirement it cannot check.
+      if (known === undefined) {
+        throw new Unsupported(
+          'reference-values',
+          'unsupported-version',
+          `the manifest names an unknown ${what} "${name}"`,
+        )
+      }
+      return known
+    },
+    wire: value => value,
+  }
+}
+
+/** What the evidence must show besides the measurement; `host-data` says where the owner's launch hash stands. */
+const entryFlags = ['host-data', 'alias-check', 'ciphertext-hiding', 'smt-off'] as const
+const entry = struct([], {
+  tee: member(['snp', 'simulated-snp'], 'platform'),
+  measurements: array(bytes(48), { min: 1, max: 256 }),
+  flags: array(member(entryFlags, 'flag'), { max: entryFlags.length }),
+  minTcb: array(tuple(member(products, 'product'), bytes(8)), { max: products.length }),
+})
+const publicKey = tuple(uint(), bytes({ max: 2048 }))
+const body = {
+  product: text({ min: 1, max: 64 }),
+  version: uint(),
+  notBefore: uint(),
+  expires: uint(),
+  minVersion: uint(),
+  entries: array(entry, { min: 1, max: 64 }),
+  source: tuple(text({ max: 128 }), bytes({ max: 64 }), bytes({ max: 64 })),
+}
+const signedBody = struct(['pas1-rvm', 1], body)
+const manifest = struct(['pas1-rvm', 1], {
+  ...body,
+  sigs: array(tuple(publicKey, bytes(64)), { min: 1, max: 32 }),
+})
+
+export type ManifestBody = Of<typeof signedBody>
+export type ManifestEntry = Of<typeof entry>
+/** `LaunchConfig.release`: how many of which keys must have signed. */
+export type ReleaseKeys = Readonly<{ threshold: number; keys: readonly (readonly [alg: number, key: Uint8Array])[] }>
+
+const mint = Symbol('mint')
+/** A manifest whose signatures were checked. Comes from {@link openReferenceValues} only. */
+export class ReferenceValues {
+  readonly #body: ManifestBody
+  constructor(key: typeof mint, verified: ManifestBody) {
+    if (key !== mint) throw new TypeError('reference values come from openReferenceValues()')
+    this.#body = verified
+  }
+  /** What the manifest says; a look-alike throws here. */
+  static body(values: ReferenceValues): ManifestBody {
+    return values.#body
+  }
+}
+
+function signingInput(p: Primitives, signed: ManifestBody): Uint8Array {
+  return encode(['pas1 rvm', p.sha256(encodeAs(signedBody, signed))])
+}
+
+function refuse(detail: string): never {
+  throw new Rejection('reference-values', 'manifest-signature', detail)
+}
+
+/** Checks a manifest's signatures against the owner's release keys. Version floor and expiry are `appraise`'s. */
+export async function openReferenceValues(
+  p: Primitives,
+  input: Uint8Array,
+  release: ReleaseKeys,
+): Promise<ReferenceValues> {
+  const { sigs, ...signed } = decode(manifest, input, REFERENCE_VALUES_CAP)
+  if (signed.minVersion > signed.version) throw new Malformed('min_version is above version', 'reference-values')
+  if (release.threshold < 1) refuse('the launch config asks for no signature')
+  const message = signingInput(p, signed)
+  const counted = new Set<string>()
+  for (const [[algorithm, key], signature] of sigs) {
+    const listed = release.keys.some(([alg, bytes]) => alg === algorithm && equal(bytes, key))
+    if (!listed || algorithm !== ED25519) continue // signed for somebody else's launch config too
+    if (!(await p.ed25519Verify(key, message, signature))) refuse(`the signature of key ${hex(key)} does not verify`)
+    counted.add(hex(key)) // one key counts once, however often it signs
+  }
+  if (counted.size < release.threshold) refuse(`expected ${release.threshold} release signatures, got ${counted.size}`)
+  return new ReferenceValues(mint, signed)
+}
+
+/** Signs a manifest with the release keys' Ed25519 seeds. */
+export async function signReferenceValues(
+  p: Primitives,
+  unsigned: ManifestBody,
+  seeds: readonly Uint8Array[],
+): Promise<Uint8Array> {
+  const message = signingInput(p, unsigned)
+  const sigs: Of<typeof manifest>['sigs'] = []
+  for (const seed of seeds) sigs.push([[ED25519, await p.ed25519PublicKey(seed)], await p.ed25519Sign(seed, message)])
+  return encodeAs(manifest, { ...unsigned, sigs })
+}
