@@ -12,12 +12,21 @@ const hash = bytes(32)
 /** A sealed bucket of about 128 entries, twice that before a split, more where hashing is unlucky. */
 const bucket = struct([], { index: uint(0xffffffff), sealed: bytes({ max: 256 * 1024 }) })
 
-/** Largest message of this link: a commit of 256 changes with its buckets. */
+/**
+ * What a grant's scope may name (PROTOCOL 2.3). `read` gives keys and answers about rows; the others admit one kind of
+ * change each, and a key that seals a new version. A session of the owner or of a device has them all.
+ */
+export const grantVerbs = ['read', 'create', 'update', 'delete'] as const
+export type GrantVerb = (typeof grantVerbs)[number]
+
+/** Largest message of this link (`messages.ts` carries it): a commit of 256 changes with its buckets. */
 export const MESSAGE_CAP = 16 * 1024 * 1024
 export const MAX_BATCH = 1024
 
 /** api → keyholder. */
 export const apiRequest = oneOf({
+  /** First of each connection: makes it the one over which the keyholder asks. Answered `done`; a `phase` follows. */
+  attach: {},
   /** First stream of a session the api does not know: its application secrets, handed out once. */
   session: { sid },
   /** Keys that open stored rows; each row must be the one its bucket names. */
