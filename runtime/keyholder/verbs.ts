@@ -132,9 +132,10 @@ export const keyholderAnswer = oneOf({
 export const keyholderRequest = oneOf({
   /**
    * Phase of the pod: 1 locked, 2 opening, 3 unlocked, 4 suspect. From 3 on with the key that places items in buckets:
-   * the api is told every item's bucket anyway, and computes it here rather than ask.
+   * the api is told every item's bucket anyway, and computes it here rather than ask. In phase 4 with the code of what
+   * was found.
    */
-  phase: { phase: uint(4), mapKey: nullable(key) },
+  phase: { phase: uint(4), mapKey: nullable(key), reason: nullable(text({ max: 32 })) },
   /** What the store holds, for `Ledger.open`: called while opening. Consistency from `known` leaves (0: none). */
   state: { known: uint() },
   /** The bucket hashes, from `first`, at most 32768 a call. */
