@@ -105,6 +105,13 @@ export function nodePrimitives(crypto: NodeCrypto): SyncPrimitives {
       cipher.final()
       return concat(body, cipher.getAuthTag())
     },
+    sealInto(key, nonce, aad, plaintext, output, at) {
+      const cipher = crypto.createCipheriv('aes-256-gcm', asKey(key), nonce)
+      if (aad.length > 0) cipher.setAAD(aad)
+      output.set(cipher.update(plaintext), at)
+      cipher.final()
+      output.set(cipher.getAuthTag(), at + plaintext.length)
+    },
     open(key, nonce, aad, ciphertext) {
       if (ciphertext.length < 16) return null
       const end = ciphertext.length - 16

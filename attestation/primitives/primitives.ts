@@ -6,6 +6,11 @@
 
 export type Awaitable<T> = T | Promise<T>
 
+/** Goes on with a value: at once where it is there, so that a synchronous maker costs no promise. */
+export const andThen = <T, R>(value: Awaitable<T>, goOn: (value: T) => Awaitable<R>): Awaitable<R> =>
+  value instanceof Promise ? later(value, goOn) : goOn(value)
+const later = async <T, R>(value: Promise<T>, goOn: (value: T) => Awaitable<R>): Promise<R> => goOn(await value)
+
 /** An AES-256-GCM key taken over from raw bytes. The caller wipes the raw bytes. */
 export type AeadKey = Readonly<{ aead: unique_ }>
 /** A key for HKDF-Expand and HMAC-SHA-256. */
@@ -39,6 +44,15 @@ export interface Primitives {
   aeadKey(raw: Uint8Array): AeadKey
   /** AES-256-GCM, 12-byte nonce; ciphertext followed by the 16-byte tag. */
   seal(key: AeadKey, nonce: Uint8Array, aad: Uint8Array, plaintext: Uint8Array): Awaitable<Uint8Array>
+  /** The same, written into `output` at `at`: ciphertext, then tag. */
+  sealInto(
+    key: AeadKey,
+    nonce: Uint8Array,
+    aad: Uint8Array,
+    plaintext: Uint8Array,
+    output: Uint8Array,
+    at: number,
+  ): Awaitable<void>
   /** The plaintext, or null where the tag does not verify. */
   open(key: AeadKey, nonce: Uint8Array, aad: Uint8Array, ciphertext: Uint8Array): Awaitable<Uint8Array | null>
 

@@ -64,6 +64,10 @@ export function webPrimitives(
       const cryptoKey = await (aeadKeys.get(key) as Promise<CryptoKey>)
       return new Uint8Array(await subtle.encrypt(gcm(nonce, aad), cryptoKey, plain(plaintext)))
     },
+    async sealInto(key, nonce, aad, plaintext, output, at) {
+      const cryptoKey = await (aeadKeys.get(key) as Promise<CryptoKey>)
+      output.set(new Uint8Array(await subtle.encrypt(gcm(nonce, aad), cryptoKey, plain(plaintext))), at)
+    },
     async open(key, nonce, aad, ciphertext) {
       const cryptoKey = await (aeadKeys.get(key) as Promise<CryptoKey>)
       try {

@@ -1,0 +1,10 @@
+/** PAS/1 for both ends; `README.md` beside this file says what the code cannot. */
+export * from './client.ts'
+export * from './credentials.ts'
+export { HpkeContext, setupReceiver, setupSender } from './hpke.ts'
+export * from './keys.ts'
+export * from './launch.ts'
+export * from './pod.ts'
+export * from './release.ts'
+export * from './streams.ts'
+export * from './transcript.ts'
