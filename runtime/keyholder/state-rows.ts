@@ -1,0 +1,45 @@
+/**
+ * Rows of the store that are the keyholder's own: leaves, buckets, the head and the pod's state, each sealed under a
+ * key of its own from the state key, as items are (PROTOCOL 2.7, 3.1).
+ *
+ *     row = 0x01 || salt (16) || nonce (12) || AES-256-GCM(K, nonce, aad, plaintext)
+ *     K   = KDF(SK, "pas1 state row", [kind, index, salt])          aad = CBOR(["pas1 state row", 1, kind, index])
+ *
+ * SK is derived for one pod, so a row of another pod does not open; nor does one of another kind or index.
+ */
+import { concat } from '../../attestation/bytes.ts'
+import type { MacKey, SyncPrimitives } from '../../attestation/primitives/primitives.ts'
+import { encode } from '../../attestation/wire.ts'
+
+/** What a row is, with its index: a leaf's `seq`, a bucket's index, 0 for what there is one of. */
+export type RowKind = 'leaf' | 'bucket' | 'head' | 'state'
+
+const FORMAT = 1
+const SALT_AT = 1
+const NONCE_AT = 17
+const BODY_AT = 29
+
+type Crypto = Pick<SyncPrimitives, 'random' | 'hkdfExpand' | 'aeadKey' | 'seal' | 'open'>
+
+function rowKey(p: Crypto, stateKey: MacKey, kind: RowKind, index: number, salt: Uint8Array) {
+  const raw = p.hkdfExpand(stateKey, encode(['pas1 state row', kind, index, salt]), 32)
+  const key = p.aeadKey(raw)
+  raw.fill(0)
+  return key
+}
+
+const rowAad = (kind: RowKind, index: number): Uint8Array => encode(['pas1 state row', FORMAT, kind, index])
+
+export function sealRow(p: Crypto, stateKey: MacKey, kind: RowKind, index: number, plaintext: Uint8Array): Uint8Array {
+  const salt = p.random(NONCE_AT - SALT_AT)
+  const nonce = p.random(BODY_AT - NONCE_AT)
+  const body = p.seal(rowKey(p, stateKey, kind, index, salt), nonce, rowAad(kind, index), plaintext)
+  return concat(Uint8Array.of(FORMAT), salt, nonce, body)
+}
+
+/** The plaintext, or null where this is not a row of that kind and index under that key. */
+export function openRow(p: Crypto, stateKey: MacKey, kind: RowKind, index: number, row: Uint8Array): Uint8Array | null {
+  if (row[0] !== FORMAT || row.length < BODY_AT + 16) return null
+  const key = rowKey(p, stateKey, kind, index, row.subarray(SALT_AT, NONCE_AT))
+  return p.open(key, row.subarray(NONCE_AT, BODY_AT), rowAad(kind, index), row.subarray(BODY_AT))
+}
