@@ -72,6 +72,8 @@ export const apiRequest = oneOf({
   abandon: { seq: uint() },
   /** A split of the bucket map, asked for by `append`'s answer; all buckets in ascending order, some at a time. */
   split: { buckets: array(bucket, { max: MAX_BATCH }), last: uint(1) },
+  /** The adopted head, for a client that asks and for the pod's time. Answered `adopted`. */
+  head: {},
   /** Leaves of the log, sealed, to be opened for the owner. */
   openLeaves: {
     sid,
