@@ -5,7 +5,8 @@
 import { equal } from './bytes.ts'
 import { Malformed, Rejection } from './errors.ts'
 import type { AeadKey, MacKey, Primitives } from './primitives/primitives.ts'
-import { bytes, decode, encode, encodeAs, type Of, struct, text, uint } from './wire.ts'
+import { kdf } from './session/transcript.ts'
+import { bytes, decode, encodeAs, type Of, struct, text, uint } from './wire.ts'
 
 /** Largest plaintext of an item; more than that is a blob. */
 export const MAX_ITEM_BYTES = 4 * 1024 * 1024
@@ -36,12 +37,12 @@ export type ItemPlace = Pick<ItemHeader, 'coll' | 'id' | 'version'>
 
 /** K_item of PROTOCOL 3.1, from CK(coll, e). The salt is fresh for each sealing. */
 export const deriveItemKey = (
-  p: Pick<Primitives, 'hkdfExpand'>,
+  p: Primitives,
   collectionKey: MacKey,
   id: Uint8Array,
   version: number,
   salt: Uint8Array,
-): Uint8Array => p.hkdfExpand(collectionKey, encode(['pas1 item', id, version, salt]), 32)
+): Uint8Array => kdf(p, collectionKey, 'pas1 item', [id, version, salt])
 
 /** The row to store. `salt` is the one the key was derived with. */
 export async function sealItem(

@@ -2,7 +2,8 @@
 import { equal, equalConstantTime } from '../bytes.ts'
 import { Rejection } from '../errors.ts'
 import type { MacKey, Primitives } from '../primitives/primitives.ts'
-import { bytes, decode, encode, encodeAs, type Of, struct, uint } from '../wire.ts'
+import { kdf } from '../session/transcript.ts'
+import { bytes, decode, encodeAs, type Of, struct, uint } from '../wire.ts'
 import { type Hasher, verifyConsistency } from './merkle.ts'
 
 export const HEAD_CAP = 512
@@ -26,8 +27,7 @@ export const encodeHead = (value: Head): Uint8Array => encodeAs(head, value)
 export const decodeHead = (value: Uint8Array): Head => decode(head, value, HEAD_CAP)
 
 /** The key of head MACs, from SK(e): a device that holds the data root can check a head without the pod. */
-export const headKey = (p: Pick<Primitives, 'macKey' | 'hkdfExpand'>, stateKey: MacKey): MacKey =>
-  p.macKey(p.hkdfExpand(stateKey, encode(['pas1 head', null]), 32))
+export const headKey = (p: Primitives, stateKey: MacKey): MacKey => p.macKey(kdf(p, stateKey, 'pas1 head', []))
 
 type Mac = Pick<Primitives, 'hmac'>
 export const authenticateHead = (p: Mac, key: MacKey, value: UnsealedHead): Head => ({

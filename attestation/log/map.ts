@@ -9,6 +9,7 @@
 import { compare, concat, utf8 } from '../bytes.ts'
 import { Malformed } from '../errors.ts'
 import type { MacKey, Primitives } from '../primitives/primitives.ts'
+import { hash } from '../session/transcript.ts'
 import { encode } from '../wire.ts'
 import { type Hasher, innerHash, isPowerOfTwo, leafHash } from './merkle.ts'
 
@@ -213,12 +214,12 @@ export const bucketHash = (p: Hasher, bucket: Bucket): Uint8Array => p.sha256(bu
  */
 export class BucketHashes {
   readonly count: number
-  readonly #p: Hasher
+  readonly #p: Primitives
   readonly #hashes: Uint8Array
   readonly #nodes: Uint8Array
 
   /** SHA-256(Bucket), 32 bytes each, in order. Throws Malformed where their number is not a power of two. */
-  constructor(p: Hasher, hashes: Uint8Array) {
+  constructor(p: Primitives, hashes: Uint8Array) {
     const count = hashes.length / 32
     if (!isPowerOfTwo(count) || count > MAX_BUCKETS) {
       throw new Malformed(`expected the hashes of 2^k buckets, got ${hashes.length} bytes`, 'state')
@@ -268,5 +269,5 @@ export class BucketHashes {
   }
 }
 
-const stateRoot = (p: Hasher, count: number, treeRoot: Uint8Array): Uint8Array =>
-  p.sha256(encode(['pas1 state', count, treeRoot]))
+const stateRoot = (p: Primitives, count: number, treeRoot: Uint8Array): Uint8Array =>
+  hash(p, 'pas1 state', count, treeRoot)

@@ -211,8 +211,12 @@ export class Ledger {
     return this.#isCrowded && this.suspicion === null && this.bucketCount < MAX_BUCKETS
   }
 
-  /** Where an item's bucket is: `slot mod bucketCount`, whatever the count becomes. The store keeps it with the row. */
-  slot(coll: Uint8Array, id: Uint8Array): number {
+  /** For the api, which has to find the bucket of an item: `slotOf(p, macKey(mapKey), coll, id) % bucketCount`. */
+  get mapKey(): Uint8Array {
+    return this.#contents.state.mapKey
+  }
+
+  #slot(coll: Uint8Array, id: Uint8Array): number {
     return slotOf(this.#keys.p, this.#contents.mapKey, coll, id)
   }
 
@@ -220,7 +224,7 @@ export class Ledger {
   lookup(buckets: readonly SealedBucket[]): (coll: Uint8Array, id: Uint8Array) => ItemVersion {
     const bucketAt = this.#opener(buckets)
     return (coll, id) => {
-      const bucket = bucketAt(this.slot(coll, id) % this.bucketCount)
+      const bucket = bucketAt(this.#slot(coll, id) % this.bucketCount)
       if (bucket === null) return { state: 'tampered' }
       const entry = bucket.get(entryKey(coll, id))
       return entry === null ? { state: 'absent' } : { state: 'current', ...entry }
@@ -257,7 +261,7 @@ export class Ledger {
     const isFirst = standing.stateVersion === 0
     if (isFirst && proposal.state === null) throw new Rejection('state', 'locked', 'a pod begins with a key release')
     const edits = new Edits(isFirst ? Bucket.empty : this.#opener(proposal.buckets), this.bucketCount)
-    const refused = proposal.changes.map(change => edits.take(change, this.slot(change.coll, change.id)))
+    const refused = proposal.changes.map(change => edits.take(change, this.#slot(change.coll, change.id)))
     if (edits.changes.length === 0 && proposal.state === null && proposal.control === null) {
       return { commit: null, refused }
     }
@@ -272,7 +276,7 @@ export class Ledger {
     if (stored !== null) {
       const sealed = sealRow(p, stateKey, 'state', 0, encodeState(stored))
       stateRows.push({ id: STATE_ID, version: stateVersion, sealed })
-      edits.put(STATE_COLL, STATE_ID, this.slot(STATE_COLL, STATE_ID), stateVersion, p.sha256(sealed))
+      edits.put(STATE_COLL, STATE_ID, this.#slot(STATE_COLL, STATE_ID), stateVersion, p.sha256(sealed))
     }
     const edited = edits.buckets(standing.stateVersion === 0)
     const buckets = edited.map(bucket => this.#sealBucket(bucket))
@@ -386,7 +390,7 @@ export class Ledger {
         checkGoesOn()
         const bucket = openBucket(this.#keys, hashes, index, sealed)
         if (bucket === null) throw new Rejection('state', 'tampered', `bucket ${index} is not the current one`)
-        return bucket.split(hashes.count, (coll, id) => this.slot(coll, id))
+        return bucket.split(hashes.count, (coll, id) => this.#slot(coll, id))
       },
       seal: bucket => this.#sealBucket(bucket),
       commit: (doubled, stateBucket, isCrowded, now) => {

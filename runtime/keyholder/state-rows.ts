@@ -9,6 +9,7 @@
  */
 import { concat } from '../../attestation/bytes.ts'
 import type { MacKey, SyncPrimitives } from '../../attestation/primitives/primitives.ts'
+import { kdf } from '../../attestation/session/transcript.ts'
 import { encode } from '../../attestation/wire.ts'
 
 /** What a row is, with its index: a leaf's `seq`, a bucket's index, 0 for what there is one of. */
@@ -19,10 +20,8 @@ const SALT_AT = 1
 const NONCE_AT = 17
 const BODY_AT = 29
 
-type Crypto = Pick<SyncPrimitives, 'random' | 'hkdfExpand' | 'aeadKey' | 'seal' | 'open'>
-
-function rowKey(p: Crypto, stateKey: MacKey, kind: RowKind, index: number, salt: Uint8Array) {
-  const raw = p.hkdfExpand(stateKey, encode(['pas1 state row', kind, index, salt]), 32)
+function rowKey(p: SyncPrimitives, stateKey: MacKey, kind: RowKind, index: number, salt: Uint8Array) {
+  const raw = kdf(p, stateKey, 'pas1 state row', [kind, index, salt])
   const key = p.aeadKey(raw)
   raw.fill(0)
   return key
@@ -30,7 +29,13 @@ function rowKey(p: Crypto, stateKey: MacKey, kind: RowKind, index: number, salt:
 
 const rowAad = (kind: RowKind, index: number): Uint8Array => encode(['pas1 state row', FORMAT, kind, index])
 
-export function sealRow(p: Crypto, stateKey: MacKey, kind: RowKind, index: number, plaintext: Uint8Array): Uint8Array {
+export function sealRow(
+  p: SyncPrimitives,
+  stateKey: MacKey,
+  kind: RowKind,
+  index: number,
+  plaintext: Uint8Array,
+): Uint8Array {
   const salt = p.random(NONCE_AT - SALT_AT)
   const nonce = p.random(BODY_AT - NONCE_AT)
   const body = p.seal(rowKey(p, stateKey, kind, index, salt), nonce, rowAad(kind, index), plaintext)
@@ -38,7 +43,13 @@ export function sealRow(p: Crypto, stateKey: MacKey, kind: RowKind, index: numbe
 }
 
 /** The plaintext, or null where this is not a row of that kind and index under that key. */
-export function openRow(p: Crypto, stateKey: MacKey, kind: RowKind, index: number, row: Uint8Array): Uint8Array | null {
+export function openRow(
+  p: SyncPrimitives,
+  stateKey: MacKey,
+  kind: RowKind,
+  index: number,
+  row: Uint8Array,
+): Uint8Array | null {
   if (row[0] !== FORMAT || row.length < BODY_AT + 16) return null
   const key = rowKey(p, stateKey, kind, index, row.subarray(SALT_AT, NONCE_AT))
   return p.open(key, row.subarray(NONCE_AT, BODY_AT), rowAad(kind, index), row.subarray(BODY_AT))

@@ -1,6 +1,7 @@
 // What the api keeps of log and map, as maps in memory: the untrusted side of the ledger's tests.
 import * as crypto from 'node:crypto'
 import { concat, hex } from '../../attestation/bytes.ts'
+import { slotOf } from '../../attestation/log/map.ts'
 import {
   consistencyNodes,
   consistencyProof,
@@ -33,6 +34,10 @@ export const firstState: PodState = {
   checkValues: [{ kid: filled(16, 1), value: filled(16, 2) }],
 }
 export const release = { kind: 'release', seq: 1, by: null, policySeq: 1, manifest: 7 } as const
+
+/** As the api finds an item's bucket. */
+export const slot = (ledger: Ledger, coll: Uint8Array, id: Uint8Array): number =>
+  slotOf(p, p.macKey(ledger.mapKey), coll, id)
 
 export class LedgerStore {
   head: Uint8Array | null = null

@@ -1,7 +1,7 @@
 import test from 'ava'
 import { decodeHead } from '../../../attestation/log/head.ts'
 import { type Change, type Commit, type Ledger } from '../../../runtime/keyholder/ledger.ts'
-import { filled, type LedgerStore, p, unlockedPod } from '../../support/ledger-store.ts'
+import { filled, type LedgerStore, p, slot, unlockedPod } from '../../support/ledger-store.ts'
 
 const coll = filled(16, 0xc0)
 const idOf = (n: number): Uint8Array => p.sha256(Uint8Array.of(n >> 8, n)).slice(0, 16)
@@ -13,10 +13,10 @@ const known = (ledger: Ledger) => {
 
 /** The version that now stands, as the api would ask for it. */
 const current = (ledger: Ledger, store: LedgerStore, id: Uint8Array) =>
-  ledger.lookup(store.sealed([ledger.slot(coll, id)]))(coll, id)
+  ledger.lookup(store.sealed([slot(ledger, coll, id)]))(coll, id)
 
 function save(ledger: Ledger, store: LedgerStore, changes: readonly Omit<Change, 'coll'>[], now = 2000) {
-  const buckets = store.sealed(changes.map(({ id }) => ledger.slot(coll, id)))
+  const buckets = store.sealed(changes.map(({ id }) => slot(ledger, coll, id)))
   const full = changes.map(change => ({ coll, ...change }))
   return ledger.prepare({ changes: full, buckets, control: null, state: null, now })
 }
