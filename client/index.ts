@@ -1,0 +1,25 @@
+/**
+ * The owner's side as a library. Runs in Node and in browsers.
+ *
+ * @example
+ * import { connect, releaseKeys, saveMemory, getMemories } from 'attested-pod/client'
+ *
+ * const session = await connect(url, owner)   // appraised, or thrown; nothing of the owner's sent before
+ * await releaseKeys(session)
+ * await saveMemory(session, { text: 'the spare key is under the third pot' })
+ * for await (const memory of getMemories(session)) console.log(memory.text)
+ */
+export { type ConnectOptions, connect, type RequestOptions, Session } from './session/session.ts'
+export { appraise, type OwnerAppraisal, ownerPolicy } from './session/policy.ts'
+export {
+  collectionId,
+  lock,
+  type PodStatus,
+  publishPolicy,
+  type ReleaseOptions,
+  releaseKeys,
+  status,
+} from './session/release.ts'
+export type { HeadStore, Owner, ReleaseRoots, ReleasingOwner, Trust } from './session/owner.ts'
+export { type Clock, systemClock } from './session/clock.ts'
+export { PART_BYTES, SealedResponse } from './session/exchange.ts'

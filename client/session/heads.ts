@@ -1,0 +1,92 @@
+/**
+ * The heads a client has seen of its pod (PROTOCOL 2.7). The highest is kept for the next unlock; a shorter log or
+ * another one of the same size is an alarm, not a reason to forget: local records are never lowered.
+ */
+import { equal, hex } from '../../attestation/bytes.ts'
+import { Rejection } from '../../attestation/errors.ts'
+import { checkHead, decodeHead, type Head } from '../../attestation/log/head.ts'
+import { verifyConsistency } from '../../attestation/log/merkle.ts'
+import type { MacKey, Primitives } from '../../attestation/primitives/primitives.ts'
+import type { HeadStore } from './owner.ts'
+
+const REMEMBERED = 256
+
+export class HeadKeeper {
+  readonly #p: Primitives
+  readonly #store: HeadStore
+  readonly #podId: Uint8Array
+  /** Log roots by size, newest last: answers of parallel requests arrive in any order. */
+  readonly #roots = new Map<number, Uint8Array>()
+  #highest: Head | null
+  #initialised: boolean
+  #macKey: MacKey | null = null
+
+  private constructor(p: Primitives, store: HeadStore, podId: Uint8Array, highest: Head | null, initialised: boolean) {
+    this.#p = p
+    this.#store = store
+    this.#podId = podId
+    this.#highest = highest
+    this.#initialised = initialised
+    if (highest !== null) this.#roots.set(highest.size, highest.logRoot)
+  }
+
+  static async load(p: Primitives, store: HeadStore, podId: Uint8Array): Promise<HeadKeeper> {
+    const { head, initialised } = await store.load()
+    return new HeadKeeper(p, store, podId, head && decodeHead(head), initialised)
+  }
+
+  /** The highest head this device knows, or null. */
+  get highest(): Head | null {
+    return this.#highest
+  }
+  /** Whether this device once saw this pod with data. */
+  get initialised(): boolean {
+    return this.#initialised
+  }
+  /** Size to compare an answer with: note it before asking. */
+  get size(): number {
+    return this.#highest?.size ?? 0
+  }
+  /** From now on heads must be authenticated under the state key. */
+  authenticateWith(key: MacKey): void {
+    this.#macKey = key
+  }
+
+  /**
+   * Takes a head that the pod sent in answer to a question asked when `floor` entries were known.
+   * Throws Rejection `rollback`, `fork` or `tampered`, and then keeps what it knew.
+   */
+  async observe(bytes: Uint8Array, floor: number, proof?: readonly Uint8Array[]): Promise<Head> {
+    const head = decodeHead(bytes)
+    this.#check(head, floor, proof)
+    this.#roots.set(head.size, head.logRoot)
+    if (this.#roots.size > REMEMBERED) this.#roots.delete(this.#roots.keys().next().value as number)
+    if (head.size > this.size || !this.#initialised) {
+      this.#highest = head
+      this.#initialised = true
+      await this.#store.save(bytes)
+    }
+    return head
+  }
+
+  #check(head: Head, floor: number, proof: readonly Uint8Array[] | undefined): void {
+    if (!equal(head.podId, this.#podId)) throw new Rejection('state', 'tampered', 'the head is of another pod')
+    if (this.#macKey !== null) checkHead(this.#p, this.#macKey, head)
+    if (head.size < floor) {
+      const detail = `this device knows ${floor} log entries, the pod shows ${head.size}: its disk was set back`
+      throw new Rejection('state', 'rollback', `${detail}. Write nothing; ask the hoster for the newest disk`)
+    }
+    const known = this.#roots.get(head.size)
+    if (known !== undefined && !equal(known, head.logRoot)) throw fork(head.size, known, head.logRoot)
+    const from = this.#highest
+    if (proof === undefined || from === null || head.size <= from.size) return
+    if (!verifyConsistency(this.#p, from.size, head.size, from.logRoot, head.logRoot, proof)) {
+      throw fork(from.size, from.logRoot, head.logRoot)
+    }
+  }
+}
+
+function fork(size: number, ours: Uint8Array, theirs: Uint8Array): Rejection {
+  const detail = `two histories after ${size} entries: ${hex(ours)} here, ${hex(theirs)} from the pod`
+  return new Rejection('state', 'fork', `${detail}. Two machines may hold this pod: lock both`)
+}
