@@ -1,8 +1,41 @@
-/** The verdict: is this evidence genuine, and of a pod that the owner accepts? Pure: no clock, no network, no randomness. */
-import type { Code, Step } from './errors.ts'
-import type { EndorsementKey, Policy, RuleName } from './policy.ts'
+/**
+ * The verdict: is this evidence genuine, and of a pod that the owner accepts? Pure: no clock, no network, no
+ * randomness, nothing kept between calls, so that a verdict can be repeated years later from the same inputs.
+ */
+import { amdRoots } from './certificates/roots.ts'
+import { checkChain, checkNotRevoked, checkRoot } from './certificates/chain.ts'
+import { type Certificate, parseCertificate } from './certificates/x509.ts'
+import { type Code, Malformed, Refusal, Rejection, type Step, Unsupported } from './errors.ts'
+import { decodeEvidence, type EvidenceKind } from './evidence.ts'
+import type { EndorsementKey, Policy } from './policy.ts'
 import type { Primitives } from './primitives/primitives.ts'
-import type { Product, Tcb } from './snp/tcb.ts'
+import { webPrimitives } from './primitives/web.ts'
+import { type CertificateTable, decodeCertificateTable } from './snp/certificate-table.ts'
+import {
+  checkEndorsement,
+  checkReportSignature,
+  intermediateName,
+  leafName,
+  lineOfIntermediate,
+  rootName,
+} from './snp/endorsement.ts'
+import { decodeReport, productOf, type Report } from './snp/report.ts'
+import {
+  checkBinding,
+  checkEndorsementKey,
+  checkFlags,
+  checkMeasurement,
+  checkOwner,
+  checkPlatform,
+  checkProduct,
+  checkTcb,
+  firmware,
+  platformPin,
+} from './snp/rules.ts'
+import { type Product, productLine, type Tcb } from './snp/tcb.ts'
+import { type StepOutcome, Steps, type Waiver } from './steps.ts'
+
+export type { StepOutcome, Waiver } from './steps.ts'
 
 /**
  * What the vendor publishes about a platform, DER. Believed only as far as its signatures reach. Where a field is
@@ -28,16 +61,6 @@ export type Given = Readonly<{
   now: number
   primitives?: Primitives
 }>
-
-/** One check as the owner reads it. */
-export type StepOutcome = Readonly<{
-  step: Step
-  /** The policy rule behind it, where there is one. */
-  rule: RuleName | 'acceptSimulatedEvidence' | null
-  outcome: 'passed' | 'waived'
-  detail: string
-}>
-export type Waiver = Readonly<{ rule: RuleName | 'acceptSimulatedEvidence'; reason: string }>
 
 export type Claims = Readonly<{
   platform: 'snp' | 'simulated-snp'
@@ -104,10 +127,185 @@ export type CollateralHint = Readonly<{
   missing: readonly (keyof Collateral)[]
 }>
 
-export async function appraise(_evidence: Uint8Array, _given: Given): Promise<Appraisal> {
-  throw new Error('not written yet')
+/** Read before anything is verified: which bytes there are, and where the missing ones come from. */
+type Parts = Readonly<{ report: Report; table: CertificateTable }>
+
+function decodeParts(evidence: Uint8Array): Parts {
+  const items = new Map<EvidenceKind, Uint8Array>(decodeEvidence(evidence))
+  for (const kind of items.keys()) {
+    if (kind === 'snp-report' || kind === 'certs') continue
+    // What goes unread could contradict what is read.
+    throw new Unsupported('format', 'unsupported-kind', `evidence of kind "${kind}" is not appraised by this version`)
+  }
+  const report = items.get('snp-report')
+  if (report === undefined) throw new Rejection('format', 'evidence-missing', 'the evidence holds no hardware report')
+  return { report: decodeReport(report), table: decodeCertificateTable(items.get('certs') ?? new Uint8Array()) }
 }
 
-export function collateralHint(_evidence: Uint8Array): CollateralHint {
-  throw new Error('not written yet')
+type Certificates = Readonly<{ leaf: Certificate; intermediate: Certificate; root: Certificate }>
+
+function certificate(given: Uint8Array | null, carried: Uint8Array | undefined, name: string): Certificate {
+  const der = given ?? carried
+  if (der === undefined) throw new Rejection('chain', 'collateral-missing', `no ${name} certificate at hand`)
+  return parseCertificate(der, name)
+}
+
+function certificates({ report, table }: Parts, collateral: Collateral): Certificates {
+  const key = report.signingKey
+  return {
+    leaf: certificate(collateral.vek, key === 'VCEK' ? table.vcek : table.vlek, key),
+    intermediate: certificate(collateral.ask, table.ask, key === 'VCEK' ? 'ASK' : 'ASVK'),
+    root: certificate(collateral.ark, table.ark, 'ARK'),
+  }
+}
+
+/** By CPUID; version 2 has none, so there by the intermediate, which step 3 then holds to its root. */
+function findProduct(report: Report, intermediate: Certificate): Product {
+  if (report.cpuid !== null) return productOf(report.cpuid)
+  const line = lineOfIntermediate(intermediate, report.signingKey)
+  if (line !== null) return line
+  throw new Unsupported('product', 'unsupported-product', `${intermediate.commonName} is of no known product`)
+}
+
+/** The names tie the product to the root: AMD's roots differ by product line. */
+function checkNames({ leaf, intermediate, root }: Certificates, product: Product, key: EndorsementKey): void {
+  const line = productLine(product)
+  const expected = [leafName(key), intermediateName(line, key), rootName(line)]
+  const found = [leaf.commonName, intermediate.commonName, root.commonName]
+  for (const [i, name] of expected.entries()) {
+    if (found[i] !== name) throw new Rejection('chain', 'chain-invalid', `certificate of ${found[i]}, expected ${name}`)
+  }
+}
+
+/**
+ * Real and simulated silicon exclude each other: a policy that accepts a simulated root trusts that root only, and
+ * evidence of either kind cannot satisfy a policy for the other.
+ */
+function checkAnchor(p: Primitives, root: Certificate, policy: Policy, steps: Steps): Claims['platform'] {
+  const simulated = policy.acceptSimulatedEvidence
+  checkRoot(p, root, simulated === false ? amdRoots : simulated.rootSha256)
+  if (simulated === false) return 'snp'
+  steps.waived('chain', 'acceptSimulatedEvidence', simulated.reason)
+  return 'simulated-snp'
+}
+
+/** Step 4. When the list ends, or null where the rule is waived. */
+async function checkRevocation(
+  p: Primitives,
+  list: Uint8Array | undefined,
+  { root, intermediate }: Certificates,
+  { policy, now }: Given,
+  steps: Steps,
+): Promise<number | null> {
+  const rule = policy.revocation
+  if ('waive' in rule) {
+    steps.waived('revocation', 'revocation', rule.waive)
+    return null
+  }
+  if (list === undefined) throw new Rejection('revocation', 'collateral-missing', 'no revocation list at hand')
+  const { nextUpdate } = await checkNotRevoked(p, list, { issuer: root, certificate: intermediate, now })
+  steps.passed('revocation', `${intermediate.commonName} is not revoked`, 'revocation')
+  return nextUpdate
+}
+
+function earliest(...ends: readonly (number | null | undefined)[]): number {
+  return Math.min(...ends.filter(end => typeof end === 'number'))
+}
+
+/** The numbered list of `attestation/README.md`. Every line throws a Refusal or lets pass. */
+async function appraiseSnp(evidence: Uint8Array, given: Given, steps: Steps): Promise<AppraisedPod> {
+  const { collateral, policy, nonce, now, primitives: p = webPrimitives() } = given
+  const parts = decodeParts(evidence) // 1
+  const { report } = parts
+  steps.passed('format', `SNP report version ${report.version}, signed with a ${report.signingKey}`)
+
+  const chain = certificates(parts, collateral)
+  const product = findProduct(report, chain.intermediate)
+  checkProduct(product, policy, steps) // 2
+
+  const platform = checkAnchor(p, chain.root, policy, steps) // 3
+  checkNames(chain, product, report.signingKey)
+  await checkChain(p, chain, now)
+  steps.passed('chain', `${chain.leaf.commonName} by ${chain.intermediate.commonName} by ${chain.root.commonName}`)
+
+  const listEnds = await checkRevocation(p, collateral.crl ?? parts.table.crl, chain, given, steps) // 4
+
+  const endorsement = checkEndorsement(chain.leaf, report, product) // 5
+  steps.passed('endorsement', 'the certificate is for this firmware and this signer')
+  checkEndorsementKey(report, policy, steps)
+
+  await checkReportSignature(p, chain.leaf, report) // 6
+  steps.passed('signature', 'ECDSA P-384 over the report')
+
+  checkFlags(report, product, policy, steps) // 7
+  const tcbs = firmware(report, product, endorsement.tcb)
+  checkTcb(tcbs, product, policy, steps) // 8
+  const manifest = checkMeasurement({ report, product, tcbs, platform, now }, policy, steps) // 9
+  checkOwner(report, policy, steps) // 10
+  checkBinding(report, nonce, steps) // 11
+  const pin = endorsement.chipId && platformPin(p, endorsement.chipId)
+  checkPlatform(pin, policy, steps) // 12
+
+  return new AppraisedPod(mint, {
+    platform,
+    product,
+    endorsementKey: report.signingKey,
+    provider: endorsement.provider,
+    chipId: endorsement.chipId,
+    pin,
+    tcb: tcbs.certified,
+    committedTcb: tcbs.committed,
+    launchTcb: tcbs.launch,
+    measurement: report.measurement,
+    hostData: report.hostData,
+    reportData: report.reportData,
+    reportId: report.reportId,
+    guestSvn: report.guestSvn,
+    vmpl: report.vmpl,
+    manifestVersion: manifest?.version ?? null,
+    validUntil: earliest(
+      chain.leaf.notAfter,
+      chain.intermediate.notAfter,
+      chain.root.notAfter,
+      listEnds,
+      manifest?.expires,
+    ),
+    waivers: steps.waivers,
+  })
+}
+
+function kindOf(refusal: Refusal): 'rejection' | 'unsupported' | 'malformed' {
+  if (refusal instanceof Malformed) return 'malformed'
+  return refusal instanceof Unsupported ? 'unsupported' : 'rejection'
+}
+
+/** Every check of EVIDENCE section 1, in order. A refusal says which; only an acceptance holds an AppraisedPod. */
+export async function appraise(evidence: Uint8Array, given: Given): Promise<Appraisal> {
+  const steps = new Steps()
+  try {
+    const pod = await appraiseSnp(evidence, given, steps)
+    return { accepted: true, pod, steps: steps.outcomes }
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error // a bug of ours, not a verdict
+    return { accepted: false, kind: kindOf(error), ...error.reason, steps: steps.outcomes }
+  }
+}
+
+/** What to download before {@link appraise}. Throws a Refusal on bytes that cannot be accepted anyway. */
+export function collateralHint(evidence: Uint8Array): CollateralHint {
+  const { report, table } = decodeParts(evidence)
+  const carried = {
+    vek: report.signingKey === 'VCEK' ? table.vcek : table.vlek,
+    ask: table.ask,
+    ark: table.ark,
+    crl: table.crl,
+  }
+  return {
+    platform: 'snp',
+    endorsementKey: report.signingKey,
+    productHint: report.cpuid && productOf(report.cpuid),
+    chipIdHint: report.chipId,
+    tcbHint: report.reportedTcb,
+    missing: (['vek', 'ask', 'ark', 'crl'] as const).filter(name => carried[name] === undefined),
+  }
 }

@@ -47,7 +47,11 @@ export function encodeTcb(product: Product, tcb: Tcb): Uint8Array {
   return version
 }
 
-export const tcbText = (tcb: Tcb): string => tcbParts.map(part => `${part} ${tcb[part]}`).join(', ')
+/** In words, without the parts that the generation does not have. */
+export function tcbText(product: Product, tcb: Tcb): string {
+  const present = tcbParts.filter(part => offsets[product][part] !== undefined)
+  return present.map(part => `${part} ${tcb[part]}`).join(', ')
+}
 
 /** The parts that are behind a floor. */
 export const partsBelow = (tcb: Tcb, floor: Tcb): TcbPart[] => tcbParts.filter(part => tcb[part] < floor[part])

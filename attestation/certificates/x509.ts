@@ -1,0 +1,227 @@
+/**
+ * X.509 version 3 certificates and version 2 revocation lists (RFC 5280), read strictly. Serial number 0 is
+ * accepted: every VCEK has it. Left out: unique identifiers, name constraints, policies, indirect lists.
+ */
+import { equal, fromHex, hex, utf8Text } from '../bytes.ts'
+import { Malformed, Unsupported } from '../errors.ts'
+import type { Primitives } from '../primitives/primitives.ts'
+import { Der, explicit, oid, tag } from './der.ts'
+
+export type Extension = Readonly<{ critical: boolean; value: Uint8Array }>
+export type PublicKey = Readonly<{ kind: 'rsa'; spki: Uint8Array } | { kind: 'P-384'; point: Uint8Array }>
+
+export type Certificate = Readonly<{
+  der: Uint8Array
+  /** The bytes that are signed, as they arrived. */
+  tbs: Uint8Array
+  signature: Uint8Array
+  serial: Uint8Array
+  /** Encoded names, compared byte for byte. */
+  issuer: Uint8Array
+  subject: Uint8Array
+  commonName: string
+  /** Seconds since 1970. */
+  notBefore: number
+  notAfter: number
+  publicKey: PublicKey
+  /** By {@link oid}. */
+  extensions: ReadonlyMap<string, Extension>
+}>
+
+export type RevocationList = Readonly<{
+  tbs: Uint8Array
+  signature: Uint8Array
+  issuer: Uint8Array
+  thisUpdate: number
+  nextUpdate: number
+  /** Serial numbers in hexadecimal. */
+  revoked: ReadonlySet<string>
+}>
+
+export const CERTIFICATE_CAP = 8 * 1024
+export const REVOCATION_LIST_CAP = 64 * 1024
+const EXTENSIONS_CAP = 64
+
+const bytesOf = (text: string): Uint8Array => fromHex(text) as Uint8Array
+const commonNameOid = oid('2.5.4.3')
+
+/**
+ * AlgorithmIdentifier of RSASSA-PSS with SHA-384, MGF1-SHA-384 and salt length 48, compared as a whole so that no
+ * parameter goes unread: as AMD writes it in ASK and ARK (trailer field spelled out), as AMD writes it in VCEK and
+ * VLEK, and with the NULL parameters left out, which RFC 4055 section 2.1 has readers accept.
+ */
+const pss384 = [
+  '304606092a864886f70d01010a3039a00f300d06096086480165030402020500a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130a303020101',
+  '304106092a864886f70d01010a3034a00f300d06096086480165030402020500a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130',
+  '303d06092a864886f70d01010a3030a00d300b0609608648016503040202a11a301806092a864886f70d010108300b0609608648016503040202a203020130',
+].map(bytesOf)
+/** rsaEncryption with NULL, RFC 3279; id-ecPublicKey with secp384r1, RFC 5480. */
+const rsaEncryption = bytesOf('300d06092a864886f70d0101010500')
+const secp384r1 = bytesOf('301006072a8648ce3d020106052b81040022')
+
+function unsupported(what: string, algorithm: Uint8Array): never {
+  throw new Unsupported('chain', 'unsupported-algorithm', `${what} ${hex(algorithm)} is not one this version knows`)
+}
+
+/** The one signature algorithm; inside and outside the signed part it must be the same (RFC 5280, 4.1.1.2). */
+function readAlgorithm(from: Der): Uint8Array {
+  const { der } = from.element(tag.sequence, 'signature algorithm')
+  if (!pss384.some(known => equal(known, der))) unsupported('signature algorithm', der)
+  return der
+}
+
+/** The encoded name and its one common name. */
+function readName(from: Der, what: string): { der: Uint8Array; commonName: string } {
+  const { der, content } = from.element(tag.sequence, what)
+  const parts = new Der(content, what)
+  const found: string[] = []
+  while (parts.more) {
+    const set = parts.enter(tag.set, 'relative name')
+    do {
+      const attribute = set.sequence('attribute')
+      const type = attribute.oid('type')
+      const value = attribute.content(attribute.peek() ?? 0, 'value')
+      attribute.end()
+      if (type === commonNameOid) found.push(utf8Text(value) ?? '')
+    } while (set.more)
+  }
+  if (found.length !== 1) throw new Malformed(`${what}: expected one common name, got ${found.length}`)
+  return { der, commonName: found[0] as string }
+}
+
+/** UTCTime with seconds and Z up to 2049, GeneralizedTime likewise (RFC 5280, 4.1.2.5). */
+function readTime(from: Der, what: string): number {
+  const short = from.peek() === tag.utcTime
+  const text = utf8Text(from.content(short ? tag.utcTime : tag.generalizedTime, what)) ?? ''
+  if (!(short ? /^\d{12}Z$/ : /^\d{14}Z$/).test(text)) throw new Malformed(`${what} is not a time`)
+  const digits = short ? (text < '5' ? `20${text}` : `19${text}`) : text
+  const [year, month, day, hour, minute, second] = [0, 4, 6, 8, 10, 12].map(at =>
+    Number(digits.slice(at, at === 0 ? 4 : at + 2)),
+  ) as [number, number, number, number, number, number]
+  const seconds = Date.UTC(year, month - 1, day, hour, minute, second) / 1000
+  const written = new Date(seconds * 1000).toISOString().replace(/[-:T]|\.000/g, '')
+  if (written !== digits) throw new Malformed(`${what} is not a time that exists`)
+  return seconds
+}
+
+function readPublicKey(from: Der): PublicKey {
+  const { der, content } = from.element(tag.sequence, 'public key')
+  const parts = new Der(content, 'public key')
+  const algorithm = parts.element(tag.sequence, 'key algorithm').der
+  const bits = parts.bitString('key')
+  parts.end()
+  if (equal(algorithm, rsaEncryption)) return { kind: 'rsa', spki: der }
+  if (!equal(algorithm, secp384r1)) unsupported('key algorithm', algorithm)
+  if (bits.length !== 97 || bits[0] !== 4) throw new Malformed('public key: expected an uncompressed P-384 point')
+  return { kind: 'P-384', point: bits }
+}
+
+function readExtensions(list: Der): Map<string, Extension> {
+  const extensions = new Map<string, Extension>()
+  while (list.more) {
+    const parts = list.sequence('extension')
+    const id = parts.oid('extension identifier')
+    const critical = parts.peek() === tag.boolean
+    // X.690 11.5: a default value is not encoded.
+    if (critical && !parts.boolean('critical')) throw new Malformed('extension: default value is spelled out')
+    const value = parts.content(tag.octetString, 'extension value')
+    parts.end()
+    if (extensions.has(id)) throw new Malformed(`extension ${id} stands twice`)
+    if (extensions.size === EXTENSIONS_CAP) throw new Malformed(`more than ${EXTENSIONS_CAP} extensions`)
+    extensions.set(id, { critical, value })
+  }
+  return extensions
+}
+
+function readSerial(from: Der): Uint8Array {
+  const serial = from.integer('serial number')
+  if ((serial[0] as number) >= 0x80) throw new Malformed('serial number is negative')
+  if (serial.length > 20) throw new Malformed('serial number is longer than 20 bytes')
+  return serial
+}
+
+/** SEQUENCE { to be signed, algorithm, signature }: what certificates and revocation lists share. */
+function readSigned(input: Uint8Array, name: string, cap: number) {
+  if (input.length > cap) throw new Malformed(`${name}: expected at most ${cap} bytes, got ${input.length}`)
+  const outer = new Der(input, name)
+  const parts = outer.sequence('signed structure')
+  outer.end()
+  const tbs = parts.element(tag.sequence, 'signed part')
+  const algorithm = readAlgorithm(parts)
+  const signature = parts.bitString('signature')
+  parts.end()
+  return { tbs: tbs.der, fields: new Der(tbs.content, name), algorithm, signature }
+}
+
+function checkSameAlgorithm(inside: Uint8Array, outside: Uint8Array): void {
+  if (!equal(inside, outside)) throw new Malformed('signature algorithm differs inside and outside')
+}
+
+/** @param name what to call it in a refusal, e.g. "VCEK" */
+export function parseCertificate(der: Uint8Array, name: string): Certificate {
+  const { tbs, fields, algorithm, signature } = readSigned(der, name, CERTIFICATE_CAP)
+  const version = fields.enter(explicit(0), 'version')
+  if (version.small(2, 'version') !== 2) throw new Malformed(`${name}: not a version 3 certificate`)
+  version.end()
+  const serial = readSerial(fields)
+  checkSameAlgorithm(readAlgorithm(fields), algorithm)
+  const issuer = readName(fields, 'issuer')
+  const validity = fields.sequence('validity')
+  const notBefore = readTime(validity, 'notBefore')
+  const notAfter = readTime(validity, 'notAfter')
+  validity.end()
+  const subject = readName(fields, 'subject')
+  const publicKey = readPublicKey(fields)
+  const wrapper = fields.enter(explicit(3), 'extensions')
+  const extensions = readExtensions(wrapper.sequence('extensions'))
+  wrapper.end()
+  fields.end()
+  const names = { issuer: issuer.der, subject: subject.der, commonName: subject.commonName }
+  return { der, tbs, signature, serial, ...names, notBefore, notAfter, publicKey, extensions }
+}
+
+function readRevoked(list: Der): Set<string> {
+  const revoked = new Set<string>()
+  while (list.more) {
+    const entry = list.sequence('entry')
+    revoked.add(hex(readSerial(entry)))
+    readTime(entry, 'revocation date')
+    if (entry.more) refuseCritical(readExtensions(entry.sequence('entry extensions')))
+    entry.end()
+  }
+  return revoked
+}
+
+/** RFC 5280, 5.2: a critical extension that goes unread changes what the list means (indirect, delta, partial). */
+function refuseCritical(extensions: ReadonlyMap<string, Extension>): void {
+  for (const [id, { critical }] of extensions) {
+    if (critical) throw new Unsupported('revocation', 'unsupported-algorithm', `critical extension ${id} of the list`)
+  }
+}
+
+export function parseRevocationList(der: Uint8Array, name: string): RevocationList {
+  const { tbs, fields, algorithm, signature } = readSigned(der, name, REVOCATION_LIST_CAP)
+  if (fields.small(1, 'version') !== 1) throw new Malformed(`${name}: not a version 2 list`)
+  checkSameAlgorithm(readAlgorithm(fields), algorithm)
+  const { der: issuer } = readName(fields, 'issuer')
+  const thisUpdate = readTime(fields, 'thisUpdate')
+  const nextUpdate = readTime(fields, 'nextUpdate')
+  const revoked = fields.peek() === tag.sequence ? readRevoked(fields.sequence('entries')) : new Set<string>()
+  if (fields.more) {
+    const wrapper = fields.enter(explicit(0), 'extensions')
+    refuseCritical(readExtensions(wrapper.sequence('extensions')))
+    wrapper.end()
+  }
+  fields.end()
+  return { tbs, signature, issuer, thisUpdate, nextUpdate, revoked }
+}
+
+/** Whether the issuer's key made the signature, over the bytes that arrived. */
+export async function signedBy(
+  p: Primitives,
+  { tbs, signature }: Readonly<{ tbs: Uint8Array; signature: Uint8Array }>,
+  issuer: Certificate,
+): Promise<boolean> {
+  if (issuer.publicKey.kind !== 'rsa') return false
+  return p.rsaVerify({ padding: 'PSS', hash: 'SHA-384', saltLength: 48 }, issuer.publicKey.spki, tbs, signature)
+}
