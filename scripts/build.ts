@@ -12,6 +12,7 @@ export const roles: Readonly<Record<string, string>> = {
   edge: 'runtime/edge/main.ts',
   keyholder: 'runtime/keyholder/main.ts',
   api: 'runtime/api/main.ts',
+  migrate: 'runtime/store/main.ts',
   supervisor: 'runtime/supervisor/main.ts',
   silicon: 'scripts/security-processor.ts',
 }

@@ -51,7 +51,11 @@ async function main(): Promise<void> {
   const file = process.argv[process.argv.indexOf('--config') + 1] ?? ''
   const config = readConfig(podConfig, file)
   if (Buffer.byteLength(config.runDir) > RUN_DIR_CAP) {
-    throw new Rejection('format', 'configuration', `runDir: expected at most ${RUN_DIR_CAP} bytes, got ${config.runDir}`)
+    throw new Rejection(
+      'format',
+      'configuration',
+      `runDir: expected at most ${RUN_DIR_CAP} bytes, got ${config.runDir}`,
+    )
   }
   await holdDataDir(config.dataDir)
   mkdirSync(config.runDir, { recursive: true, mode: 0o700 })

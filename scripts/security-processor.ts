@@ -1,0 +1,117 @@
+/**
+ * The simulated security processor: the machine beneath the pod, as a process of its own. It measures what it is about
+ * to start, starts it, and signs reports about it in AMD's format with this installation's keys. What it protects:
+ * nothing (SECURITY.md). What it exercises: everything from the pod's attester to the client's verdict.
+ *
+ *   security-processor --config POD.json --state FILE [--roles DIR]
+ *
+ * It ends with its starter, and the pod ends with it.
+ */
+import { spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { chmodSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, type Socket } from 'node:net'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { loadSilicon, mintSilicon, type Launch, type Silicon } from '../attestation/silicon/silicon.ts'
+import { decode, encode, encodeAs } from '../attestation/wire.ts'
+import { answer, frame, MESSAGE_CAP, onMessages, request } from '../runtime/attester/simulated.ts'
+import { podConfig, readConfig } from '../runtime/config.ts'
+
+/** What runs in the pod, in order. The security processor itself is beneath it, and not part of what it measures. */
+const measuredRoles = ['api.mjs', 'edge.mjs', 'keyholder.mjs', 'migrate.mjs', 'supervisor.mjs'] as const
+
+/** MEASUREMENT: SHA-384 over the sorted (name, SHA-256) list of the role bundles in a folder. */
+export function measureRoles(rolesDir: string): Uint8Array {
+  const list = measuredRoles.map(name => {
+    const sha256 = createHash('sha256')
+      .update(readFileSync(join(rolesDir, name)))
+      .digest()
+    return [name, new Uint8Array(sha256)] as const
+  })
+  return new Uint8Array(
+    createHash('sha384')
+      .update(encode(['pas1 roles', list]))
+      .digest(),
+  )
+}
+
+/** This installation's vendor and chip, made on first use. The file holds private keys. */
+export async function installedSilicon(file: string, now = Math.floor(Date.now() / 1000)): Promise<Silicon> {
+  let saved: Uint8Array
+  try {
+    saved = readFileSync(file)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    const fresh = await mintSilicon(now)
+    writeFileSync(`${file}.new`, await fresh.save(), { mode: 0o600 })
+    renameSync(`${file}.new`, file)
+    return fresh
+  }
+  return loadSilicon(new Uint8Array(saved), now)
+}
+
+async function reply(silicon: Silicon, launch: Launch, message: Uint8Array): Promise<Uint8Array> {
+  try {
+    const { reportData } = decode(request, message, MESSAGE_CAP)
+    return encodeAs(answer, { kind: 'report', ...(await silicon.report(launch, reportData)) })
+  } catch {
+    return encodeAs(answer, { kind: 'refused' })
+  }
+}
+
+/** Serves one message after the other on each connection. */
+function serve(silicon: Silicon, launch: Launch, path: string): Promise<void> {
+  const server = createServer((socket: Socket) => {
+    let turn = Promise.resolve()
+    socket.on('error', () => {})
+    onMessages(socket, message => {
+      turn = turn.then(async () => {
+        const answered = await reply(silicon, launch, message)
+        socket.write(frame(answered))
+      })
+    })
+  })
+  rmSync(path, { force: true })
+  return new Promise((done, fail) => {
+    server.once('error', fail)
+    server.listen(path, () => {
+      chmodSync(path, 0o600)
+      done()
+    })
+  })
+}
+
+function option(name: string): string | undefined {
+  const at = process.argv.indexOf(`--${name}`)
+  return at < 0 ? undefined : process.argv[at + 1]
+}
+
+async function main(): Promise<void> {
+  const configFile = option('config') ?? ''
+  const config = readConfig(podConfig, configFile)
+  const rolesDir = option('roles') ?? dirname(fileURLToPath(import.meta.url))
+  const silicon = await installedSilicon(option('state') ?? '')
+  const hostData = createHash('sha256').update(readFileSync(config.launchConfig)).digest()
+  await serve(
+    silicon,
+    { measurement: measureRoles(rolesDir), hostData: new Uint8Array(hostData) },
+    config.attester.socket,
+  )
+
+  const bundle = join(rolesDir, 'supervisor.mjs')
+  const flags = ['--pdeathsig', 'TERM', process.execPath, bundle, '--config', configFile]
+  const pod = spawn('setpriv', flags, { stdio: ['ignore', 'inherit', 'inherit'], env: {} })
+  const end = () => pod.kill('SIGTERM')
+  process.on('SIGTERM', end)
+  process.on('SIGINT', end)
+  pod.once('error', () => process.exit(1))
+  pod.once('exit', code => process.exit(code ?? 1))
+}
+
+if (import.meta.main) {
+  main().catch(error => {
+    console.error(`security processor: ${error instanceof Error ? error.message : String(error)}`)
+    process.exit(1)
+  })
+}
