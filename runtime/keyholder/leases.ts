@@ -7,22 +7,18 @@
 import { hex } from '../../attestation/bytes.ts'
 import { Rejection } from '../../attestation/errors.ts'
 import type { MacKey } from '../../attestation/primitives/primitives.ts'
+import { type Lease, type Purpose, purpose } from '../../attestation/session/index.ts'
 import type { PodClock } from './clock.ts'
-
-export const purpose = { collection: 1, state: 2, disk: 6 } as const
-/** Bits of `Lease.ops`. */
-export const op = { open: 1, seal: 2 } as const
 
 export type LeasedKey = Readonly<{
   kid: Uint8Array
   purpose: number
-  coll: Uint8Array
+  collection: Uint8Array
   epoch: number
   key: MacKey
+  lease: Lease
+  /** By the pod's `now`. */
   grantedAt: number
-  maxSeconds: number
-  idleSeconds: number
-  ops: number
 }>
 
 export class Leases {
@@ -46,7 +42,7 @@ export class Leases {
     this.#collections.clear()
     for (const key of this.#keys.values()) {
       if (key.purpose !== purpose.collection) continue
-      const name = hex(key.coll)
+      const name = hex(key.collection)
       this.#collections.set(
         name,
         [...(this.#collections.get(name) ?? []), key].sort((a, b) => b.epoch - a.epoch),
@@ -61,8 +57,8 @@ export class Leases {
 
   /** When this lease ends, by the pod's `now`. */
   endsAt(key: LeasedKey): number {
-    const idle = Math.max(key.grantedAt, this.#lastUse) + key.idleSeconds
-    return Math.min(key.grantedAt + key.maxSeconds, idle)
+    const idle = Math.max(key.grantedAt, this.#lastUse) + key.lease.idleSeconds
+    return Math.min(key.grantedAt + key.lease.maxSeconds, idle)
   }
 
   #open(key: LeasedKey): boolean {
@@ -73,7 +69,7 @@ export class Leases {
   collection(coll: Uint8Array, wanted: number, epoch?: number): LeasedKey {
     for (const key of this.#collections.get(hex(coll)) ?? []) {
       if (epoch !== undefined && key.epoch !== epoch) continue
-      if ((key.ops & wanted) !== wanted) continue
+      if ((key.lease.operations & wanted) !== wanted) continue
       if (!this.#open(key)) continue
       return key
     }
@@ -96,8 +92,19 @@ export class Leases {
     return [...this.#keys.values()].filter(key => this.#open(key))
   }
 
+  /** The key of that purpose which the pod has one of. */
+  single(forPurpose: Purpose): LeasedKey | null {
+    for (const key of this.#keys.values()) if (key.purpose === forPurpose && this.#open(key)) return key
+    return null
+  }
+
   get lastUse(): number {
     return this.#lastUse
+  }
+
+  clear(): void {
+    this.#keys.clear()
+    this.#collections.clear()
   }
 
   restore(keys: readonly LeasedKey[], lastUse: number): void {

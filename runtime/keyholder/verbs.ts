@@ -91,6 +91,8 @@ export const prepared = struct([], {
   seq: uint(),
   leaf: bytes({ max: MESSAGE_CAP }),
   leafHash: hash,
+  /** Perfect subtrees of the log that this leaf completes: helper rows for peaks and proofs, by level and index. */
+  nodes: array(struct([], { level: uint(64), index: uint(), hash }), { max: 64 }),
   buckets: array(newBucket, { max: 2 * MAX_BATCH }),
   bucketCount: uint(0xffffffff),
   stateRows: array(stateRow, { max: MAX_BATCH }),
