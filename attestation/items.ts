@@ -1,11 +1,10 @@
 /**
- * Sealed items (PROTOCOL 3.1, 3.2): one row, one version, one key. The keyholder derives, the api seals and opens;
- * a backup is opened with the same functions.
+ * Sealed items (PROTOCOL 3.1, 3.2): one row, one version, one key. The keyholder derives
+ * it (`itemKey`), the api seals and opens; a backup is opened with the same functions.
  */
 import { equal } from './bytes.ts'
 import { Malformed, Rejection } from './errors.ts'
-import type { AeadKey, MacKey, Primitives } from './primitives/primitives.ts'
-import { kdf } from './session/transcript.ts'
+import type { AeadKey, Primitives } from './primitives/primitives.ts'
 import { bytes, decode, encodeAs, type Of, struct, text, uint } from './wire.ts'
 
 /** Largest plaintext of an item; more than that is a blob. */
@@ -34,15 +33,6 @@ export type ItemHeader = Of<typeof aad>
 export type SealedItem = Of<typeof sealedItem>
 /** Which version of which item a reader asked for. */
 export type ItemPlace = Pick<ItemHeader, 'coll' | 'id' | 'version'>
-
-/** K_item of PROTOCOL 3.1, from CK(coll, e). The salt is fresh for each sealing. */
-export const deriveItemKey = (
-  p: Primitives,
-  collectionKey: MacKey,
-  id: Uint8Array,
-  version: number,
-  salt: Uint8Array,
-): Uint8Array => kdf(p, collectionKey, 'pas1 item', [id, version, salt])
 
 /** The row to store. `salt` is the one the key was derived with. */
 export async function sealItem(
