@@ -55,8 +55,9 @@ export class Search {
 
   async run(): Promise<Found> {
     const { honestClient, deceivedClient, pods } = this.#cast
-    const [c1, c2, p1, p2] = await Promise.all([honestClient, deceivedClient, ...pods].map(role => this.#start(role)))
-    const first: State = { nodes: [c1, c2, p1, p2] as State['nodes'], trace: [] }
+    const nodes: Node[] = []
+    for (const role of [honestClient, deceivedClient, ...pods]) nodes.push(await this.#start(role))
+    const first: State = { nodes: nodes as unknown as State['nodes'], trace: [] }
     const seen = new Set([key(first)])
     const open = [first] // breadth first: the first trace to break a property is a shortest one
     for (let at = 0; at < open.length && this.#traces < this.#bound; at++) {
