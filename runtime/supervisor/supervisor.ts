@@ -118,13 +118,13 @@ export class Supervisor {
     onVerb: (verb: RoleVerb, diskKey: Uint8Array) => void,
   ): Promise<RoleProcess> {
     const started = this.#options.launcher.start(role, descriptors)
-    const ready = new Promise<boolean>(done => {
+    const ready = new Promise<boolean>(settle => {
       readVerbs(started, (verb, diskKey) => {
-        if (verb === 'r') done(true)
+        if (verb === 'r') settle(true)
         else onVerb(verb, diskKey)
       })
-      void started.ended.then(() => done(false))
-      setTimeout(() => done(false), START_PATIENCE_MS).unref()
+      void started.ended.then(() => settle(false))
+      setTimeout(() => settle(false), START_PATIENCE_MS).unref()
     })
     if (await ready) return started
     started.kill()

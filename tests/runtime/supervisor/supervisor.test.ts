@@ -81,7 +81,7 @@ async function pod(t: ExecutionContext, given: Partial<Storage> = {}) {
     log,
     pids,
     say: (verb: string) => writeFileSync(join(run, `say${verb}`), ''),
-    async until(what: () => boolean) {
+    until: async (what: () => boolean) => {
       for (let waited = 0; !what(); waited += 20) {
         if (waited > 20_000) throw new Error(`waited in vain; log:\n${log().join('\n')}`)
         await sleep(20)

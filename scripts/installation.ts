@@ -1,0 +1,82 @@
+/**
+ * What an installation with simulated silicon keeps beside its owner: the vendor's keys, and the release key that signs
+ * reference values. Both are made on first use and belong to this installation alone.
+ */
+import crypto from 'node:crypto'
+import { equal } from '../attestation/bytes.ts'
+import { nodePrimitives } from '../attestation/primitives/node.ts'
+import {
+  type ManifestBody,
+  openReferenceValues,
+  ReferenceValues,
+  signReferenceValues,
+} from '../attestation/reference-values.ts'
+import type { StateFolder } from '../client/owner/folder.ts'
+
+const p = nodePrimitives(crypto)
+const YEAR_SECONDS = 365 * 24 * 3600
+const ED25519 = 1
+const NO_TCB_FLOOR: ManifestBody['entries'][number]['minTcb'] = []
+
+export interface Installation {
+  readonly folder: StateFolder
+  /** For the launch config: who may sign this installation's reference values. */
+  readonly releaseKey: Uint8Array
+  /**
+   * The signed manifest that names this measurement, and its version. A measurement that is not the last one's gets the
+   * next version: versions only rise. `renew` signs again, under the next version, what nears its end.
+   */
+  manifestFor(measurement: Uint8Array, now: number): Promise<{ bytes: Uint8Array; version: number }>
+}
+
+/** Opens the installation in a folder, or makes it. */
+export async function openInstallation(folder: StateFolder): Promise<Installation> {
+  const seed = (await folder.read('release.key')) ?? (await newSeed(folder))
+  const releaseKey = p.ed25519PublicKey(seed)
+  const release = { threshold: 1, keys: [[ED25519, releaseKey]] as const }
+
+  const last = async (): Promise<{ bytes: Uint8Array; body: ManifestBody } | null> => {
+    const bytes = await folder.read('manifest')
+    return bytes && { bytes, body: ReferenceValues.body(await openReferenceValues(p, bytes, release)) }
+  }
+  return {
+    folder,
+    releaseKey,
+    async manifestFor(measurement, now) {
+      const known = await last()
+      const names = known?.body.entries.some(({ measurements }) => measurements.some(each => equal(each, measurement)))
+      if (known !== null && names && known.body.expires > now + YEAR_SECONDS / 12) {
+        return { bytes: known.bytes, version: known.body.version }
+      }
+      const version = (known?.body.version ?? 0) + 1
+      const bytes = await signReferenceValues(
+        p,
+        {
+          product: 'attested-pod',
+          version,
+          notBefore: now,
+          expires: now + YEAR_SECONDS,
+          minVersion: version,
+          entries: [
+            {
+              tee: 'simulated-snp',
+              measurements: [measurement],
+              flags: ['host-data', 'alias-check'],
+              minTcb: NO_TCB_FLOOR,
+            },
+          ],
+          source: ['this checkout', new Uint8Array(), new Uint8Array()],
+        },
+        [seed],
+      )
+      await folder.write('manifest', bytes)
+      return { bytes, version }
+    },
+  }
+}
+
+async function newSeed(folder: StateFolder): Promise<Uint8Array> {
+  const seed = p.random(32)
+  await folder.write('release.key', seed)
+  return seed
+}
