@@ -1,6 +1,7 @@
 // What the api keeps of log and map, as maps in memory: the untrusted side of the ledger's tests.
 import * as crypto from 'node:crypto'
 import { concat, hex } from '../../attestation/bytes.ts'
+import { decodeHead } from '../../attestation/log/head.ts'
 import { slotOf } from '../../attestation/log/map.ts'
 import {
   consistencyNodes,
@@ -11,12 +12,15 @@ import {
 } from '../../attestation/log/merkle.ts'
 import { nodePrimitives } from '../../attestation/primitives/node.ts'
 import {
+  type Change,
   type Commit,
+  type ItemVersion,
   type KnownHead,
   Ledger,
   type NewBucket,
   type Opening,
   type PodState,
+  type Prepared,
   type SealedBucket,
   type StateRow,
   type Stored,
@@ -113,4 +117,61 @@ export async function unlockedPod(changed: Partial<Opening> = {}): Promise<{ led
   store.write(commit as Commit)
   ledger.adopt((commit as Commit).seq)
   return { ledger, store }
+}
+
+export const coll = filled(16, 0xc0)
+export const idOf = (n: number): Uint8Array => p.sha256(Uint8Array.of(n >> 8, n)).slice(0, 16)
+export const rowHash = (text: string): Uint8Array => p.sha256(new TextEncoder().encode(text))
+export const known = (ledger: Ledger): KnownHead => decodeHead(ledger.head as Uint8Array)
+
+/** The version that now stands, asked for as the api does. */
+export const current = (ledger: Ledger, store: LedgerStore, id: Uint8Array): ItemVersion =>
+  ledger.lookup(store.sealed([slot(ledger, coll, id)]))(coll, id)
+
+type ItemChange = Omit<Change, 'coll'>
+export const create = (n: number, text = `row ${n}`): ItemChange => ({
+  id: idOf(n),
+  expected: null,
+  version: 1,
+  rowHash: rowHash(text),
+})
+export const update = (n: number, expected: number, text: string | null): ItemChange => ({
+  id: idOf(n),
+  expected,
+  version: expected + 1,
+  rowHash: text === null ? null : rowHash(text),
+})
+
+export function prepare(ledger: Ledger, store: LedgerStore, changes: readonly ItemChange[], now = 2000): Prepared {
+  const buckets = store.sealed(changes.map(({ id }) => slot(ledger, coll, id)))
+  return ledger.prepare({
+    changes: changes.map(change => ({ coll, ...change })),
+    buckets,
+    control: null,
+    state: null,
+    now,
+  })
+}
+
+/** One group commit, durable. */
+export function save(
+  ledger: Ledger,
+  store: LedgerStore,
+  changes: readonly ItemChange[],
+  now = 2000,
+): Prepared['refused'] {
+  const { commit, refused } = prepare(ledger, store, changes, now)
+  if (commit !== null) {
+    store.write(commit)
+    ledger.adopt(commit.seq)
+  }
+  return refused
+}
+
+export function split(ledger: Ledger, store: LedgerStore, now = 3000): void {
+  const splitting = ledger.startSplit()
+  const rows = store.sealed().flatMap(({ sealed }) => splitting.add(sealed))
+  const commit = splitting.finish(now)
+  store.write(commit, rows)
+  ledger.adopt(commit.seq)
 }
