@@ -102,13 +102,14 @@ export async function openStored(keys: Keys, opening: Opening): Promise<Contents
   }
   const hashes = new BucketHashes(keys.p, stored.bucketHashes)
   const row = stored.stateRows.find(({ id }) => equal(id, STATE_ID))
+  if (row === undefined) throw new Rejection('state', 'tampered', 'the pod state row is missing')
   const state = openState(keys, row)
   const contents = { head, hashes, state, mapKey: keys.p.macKey(state.mapKey) }
   try {
     checkExtends(keys, knownHead, head, stored.consistency)
     const frontier = checkLog(keys, head, stored)
     checkMap(head, hashes)
-    const stateBucket = await checkState(keys, contents, row as StateRow, opening.fetchBucket)
+    const stateBucket = await checkState(keys, contents, row, opening.fetchBucket)
     return { ...contents, standing: { frontier, ...stateBucket }, suspicion: null }
   } catch (error) {
     return { ...contents, standing: null, suspicion: suspicionOf(error) }
@@ -149,9 +150,9 @@ function openHead(keys: Keys, sealed: Uint8Array): Head {
   return head
 }
 
-function openState(keys: Keys, row: StateRow | undefined): StoredState {
-  const plaintext = row && openRow(keys.p, keys.state, 'state', 0, row.sealed)
-  if (!plaintext) throw new Rejection('state', 'tampered', 'the pod state row is missing or does not open')
+function openState(keys: Keys, row: StateRow): StoredState {
+  const plaintext = openRow(keys.p, keys.state, 'state', 0, row.sealed)
+  if (plaintext === null) throw new Rejection('state', 'tampered', 'the pod state row does not open')
   return decodeState(plaintext)
 }
 
@@ -160,8 +161,7 @@ function checkExtends({ p }: Keys, known: KnownHead | null, head: Head, proof: r
   if (head.size < known.size) {
     throw new Rejection('state', 'rollback', `the log has ${head.size} leaves, the owner knows ${known.size}`)
   }
-  const path = head.size === known.size ? [] : proof
-  if (!verifyConsistency(p, known.size, head.size, known.logRoot, head.logRoot, path)) {
+  if (!verifyConsistency(p, known.size, head.size, known.logRoot, head.logRoot, proof)) {
     throw new Rejection('state', 'fork', `the log does not extend the head of size ${known.size} that the owner knows`)
   }
 }
@@ -200,7 +200,7 @@ async function checkState(
   const index = slotOf(keys.p, mapKey, STATE_COLL, STATE_ID) % hashes.count
   const stateBucket = openBucket(keys, hashes, index, await fetchBucket(index))
   const entry = stateBucket?.get(STATE_ENTRY)
-  if (!stateBucket || !entry || entry.version !== row.version || !equal(entry.rowHash, keys.p.sha256(row.sealed))) {
+  if (!stateBucket || !entry || !equal(entry.rowHash, keys.p.sha256(row.sealed))) {
     throw new Rejection('state', 'tampered', 'the pod state row is not the one that the map names')
   }
   return { stateBucket, stateVersion: entry.version }

@@ -208,7 +208,7 @@ export class Ledger {
 
   /** A bucket has grown so large that the count should double, long before that bucket is full. */
   get needsSplit(): boolean {
-    return this.#isCrowded && this.suspicion === null && this.bucketCount < MAX_BUCKETS
+    return this.#isCrowded && this.bucketCount < MAX_BUCKETS
   }
 
   /** For the api, which has to find the bucket of an item: `slotOf(p, macKey(mapKey), coll, id) % bucketCount`. */

@@ -3,7 +3,7 @@
  * key of its own from the state key, as items are (PROTOCOL 2.7, 3.1).
  *
  *     row = 0x01 || salt (16) || nonce (12) || AES-256-GCM(K, nonce, aad, plaintext)
- *     K   = KDF(SK, "pas1 state row", [kind, index, salt])          aad = CBOR(["pas1 state row", 1, kind, index])
+ *     K   = KDF(SK, "pas1 state row", [kind, index, salt])          aad = CBOR(["pas1 state row", 1])
  *
  * SK is derived for one pod, so a row of another pod does not open; nor does one of another kind or index.
  */
@@ -27,7 +27,7 @@ function rowKey(p: SyncPrimitives, stateKey: MacKey, kind: RowKind, index: numbe
   return key
 }
 
-const rowAad = (kind: RowKind, index: number): Uint8Array => encode(['pas1 state row', FORMAT, kind, index])
+const AAD = encode(['pas1 state row', FORMAT])
 
 export function sealRow(
   p: SyncPrimitives,
@@ -38,7 +38,7 @@ export function sealRow(
 ): Uint8Array {
   const salt = p.random(NONCE_AT - SALT_AT)
   const nonce = p.random(BODY_AT - NONCE_AT)
-  const body = p.seal(rowKey(p, stateKey, kind, index, salt), nonce, rowAad(kind, index), plaintext)
+  const body = p.seal(rowKey(p, stateKey, kind, index, salt), nonce, AAD, plaintext)
   return concat(Uint8Array.of(FORMAT), salt, nonce, body)
 }
 
@@ -52,5 +52,5 @@ export function openRow(
 ): Uint8Array | null {
   if (row[0] !== FORMAT || row.length < BODY_AT + 16) return null
   const key = rowKey(p, stateKey, kind, index, row.subarray(SALT_AT, NONCE_AT))
-  return p.open(key, row.subarray(NONCE_AT, BODY_AT), rowAad(kind, index), row.subarray(BODY_AT))
+  return p.open(key, row.subarray(NONCE_AT, BODY_AT), AAD, row.subarray(BODY_AT))
 }

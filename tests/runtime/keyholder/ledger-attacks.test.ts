@@ -3,9 +3,18 @@ import test from 'ava'
 import fc from 'fast-check'
 import { concat } from '../../../attestation/bytes.ts'
 import { Malformed, Refusal, Rejection } from '../../../attestation/errors.ts'
-import { decodeHead, extendHead, type Head } from '../../../attestation/log/head.ts'
+import {
+  authenticateHead,
+  decodeHead,
+  encodeHead,
+  extendHead,
+  type Head,
+  headKey,
+} from '../../../attestation/log/head.ts'
+import { BucketHashes } from '../../../attestation/log/map.ts'
 import { consistencyProof } from '../../../attestation/log/merkle.ts'
 import type { Commit, Ledger, NewBucket, Stored } from '../../../runtime/keyholder/ledger.ts'
+import { sealRow } from '../../../runtime/keyholder/state-rows.ts'
 import {
   coll,
   create,
@@ -22,6 +31,7 @@ import {
   save,
   slot,
   split,
+  stateKey,
   unlockedPod,
   update,
 } from '../../support/ledger-store.ts'
@@ -176,6 +186,37 @@ test('another state key or pod opens nothing', async t => {
   await t.throwsAsync(store.open(known(ledger), { stored: foreign }), { instanceOf: Rejection })
 })
 
+test('a pod state that was abandoned does not stand in for the adopted one of the same version', async t => {
+  const { ledger, store } = await unlockedPod()
+  const proposal = { changes: [], buckets: [], control: release, now: 1 }
+  const dropped = ledger.prepare({ ...proposal, state: { ...ledger.state, releaseSeq: 2 } }).commit as Commit
+  ledger.abandon(dropped.seq)
+  const kept = ledger.prepare({ ...proposal, state: { ...ledger.state, releaseSeq: 3 } }).commit as Commit
+  store.write(kept)
+  ledger.adopt(kept.seq)
+  t.is((await store.open(known(ledger))).state.releaseSeq, 3)
+  const stored = { ...store.stored(known(ledger)), stateRows: dropped.stateRows }
+  t.true(isSuspect(await store.open(known(ledger), { stored }), 'tampered'))
+})
+
+test('a head sealed under the state key counts only with its MAC, and only beside the leaf that names its state', async t => {
+  const { ledger, store } = await unlockedPod()
+  save(ledger, store, [create(1)])
+  const state = p.macKey(stateKey)
+  const openWith = (head: Head, bucketHashes = store.stored(known(ledger)).bucketHashes) => {
+    const sealed = sealRow(p, state, 'head', 0, encodeHead(head))
+    return store.open(known(ledger), { stored: { ...store.stored(known(ledger)), head: sealed, bucketHashes } })
+  }
+  const { mac: _, ...unsealed } = headOf(ledger)
+  await t.throwsAsync(openWith({ ...headOf(ledger), time: 1 }), { instanceOf: Rejection, message: /not authenticated/ })
+  const hashes = filled(16 * 32, 1)
+  const stateRoot = new BucketHashes(p, hashes).root
+  const forged = authenticateHead(p, headKey(p, state), { ...unsealed, stateRoot })
+  const opened = await openWith(forged, hashes)
+  t.true(isSuspect(opened, 'tampered'))
+  t.regex(opened.suspicion?.detail ?? '', /different states/)
+})
+
 test('a second genesis under the same key does not mix with the first', async t => {
   const [one, two] = [await unlockedPod(), await unlockedPod()]
   const mixed = { ...one.store.stored(null), stateRows: two.store.stored(null).stateRows }
@@ -254,7 +295,7 @@ test('missing rows are refused or suspected', async t => {
   const good = store.stored(head)
   await t.throwsAsync(store.open(head, { stored: { ...good, stateRows: [] } }), { instanceOf: Rejection })
   await t.throwsAsync(store.open(head, { stored: { ...good, bucketHashes: new Uint8Array() } }), {
-    instanceOf: Refusal,
+    instanceOf: Malformed,
   })
   t.true(isSuspect(await store.open(head, { stored: { ...good, lastLeaf: null } }), 'tampered'))
   const unavailable = new Error('database down')
