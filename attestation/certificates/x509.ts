@@ -70,6 +70,14 @@ function readAlgorithm(from: Der): Uint8Array {
   return der
 }
 
+/** The three string types of today's names; the two older ones hold ASCII. */
+function readText(from: Der, what: string): string {
+  const type = from.peek() === tag.printableString || from.peek() === tag.ia5String ? from.peek() : tag.utf8String
+  const value = utf8Text(from.content(type as number, what))
+  if (value === null || (type !== tag.utf8String && /[^ -~]/.test(value))) throw new Malformed(`${what} is not text`)
+  return value
+}
+
 /** The encoded name and its one common name. */
 function readName(from: Der, what: string): { der: Uint8Array; commonName: string } {
   const { der, content } = from.element(tag.sequence, what)
@@ -80,9 +88,9 @@ function readName(from: Der, what: string): { der: Uint8Array; commonName: strin
     do {
       const attribute = set.sequence('attribute')
       const type = attribute.oid('type')
-      const value = attribute.content(attribute.peek() ?? 0, 'value')
+      const value = readText(attribute, 'value')
       attribute.end()
-      if (type === commonNameOid) found.push(utf8Text(value) ?? '')
+      if (type === commonNameOid) found.push(value)
     } while (set.more)
   }
   if (found.length !== 1) throw new Malformed(`${what}: expected one common name, got ${found.length}`)
