@@ -110,39 +110,59 @@ function encodeEntry(key: Uint8Array, version: number, rowHash: Uint8Array): Uin
   return concat(Uint8Array.of(0x84, BYTES_16), key, encode(version), Uint8Array.of(0x58, 0x20), rowHash)
 }
 
+/** Index, number of entries, and where they begin. Throws Malformed. */
+function readHead(bytes: Uint8Array): { index: number; count: number; start: number } {
+  if (bytes.length < LABEL.length + 2 || compare(bytes.subarray(0, LABEL.length), LABEL) !== 0) {
+    throw new Malformed('expected a bucket')
+  }
+  const indexSize = uintSize(bytes, LABEL.length)
+  const countAt = LABEL.length + indexSize
+  const arrayHead = bytes.slice(countAt, countAt + 3)
+  arrayHead[0] = (arrayHead[0] as number) ^ 0x80
+  const countSize = uintSize(arrayHead, 0)
+  const count = uintAt(arrayHead, 0, countSize)
+  if (indexSize === 0 || countSize === 0 || countSize > 3 || count > MAX_BUCKET_ENTRIES) {
+    throw new Malformed('the head of a bucket is not in its form')
+  }
+  return { index: uintAt(bytes, LABEL.length, indexSize), count, start: countAt + countSize }
+}
+
 export class Bucket {
   readonly index: number
   readonly count: number
   /** The one encoding; never written to. */
   readonly bytes: Uint8Array
-  readonly #offsets: Uint32Array
+  readonly #start: number
+  #scanned: Uint32Array | null = null
+
+  private constructor(bytes: Uint8Array, index: number, count: number, start: number) {
+    this.bytes = bytes
+    this.index = index
+    this.count = count
+    this.#start = start
+  }
 
   /** Takes the bytes over. Throws Malformed. */
-  constructor(bytes: Uint8Array) {
-    if (bytes.length < LABEL.length + 2 || compare(bytes.subarray(0, LABEL.length), LABEL) !== 0) {
-      throw new Malformed('expected a bucket')
-    }
-    const indexSize = uintSize(bytes, LABEL.length)
-    const countAt = LABEL.length + indexSize
-    const arrayHead = Uint8Array.of(0, 0, 0)
-    arrayHead.set(bytes.subarray(countAt, countAt + 3))
-    arrayHead[0] = (arrayHead[0] as number) ^ 0x80
-    const countSize = uintSize(arrayHead, 0)
-    this.index = uintAt(bytes, LABEL.length, indexSize)
-    this.count = uintAt(arrayHead, 0, countSize)
-    if (indexSize === 0 || countSize === 0 || countSize > 3 || this.count > MAX_BUCKET_ENTRIES) {
-      throw new Malformed('the head of a bucket is not in its form')
-    }
-    this.bytes = bytes
-    this.#offsets = scanEntries(bytes, countAt + countSize, this.count)
+  static decode(bytes: Uint8Array): Bucket {
+    const { index, count, start } = readHead(bytes)
+    const bucket = new Bucket(bytes, index, count, start)
+    bucket.#scanned = scanEntries(bytes, start, count)
+    return bucket
+  }
+
+  /** From entries that came out of a bucket or {@link encodeEntry}, in order: scanned only when somebody looks. */
+  static #join(index: number, count: number, entries: readonly Uint8Array[]): Bucket {
+    const head = bucketHead(index, count)
+    return new Bucket(concat(head, ...entries), index, count, head.length)
   }
 
   static empty(index: number): Bucket {
-    return new Bucket(bucketHead(index, 0))
+    return Bucket.#join(index, 0, [])
   }
 
   #offset(i: number): number {
-    return this.#offsets[i] as number
+    this.#scanned ??= scanEntries(this.bytes, this.#start, this.count)
+    return this.#scanned[i] as number
   }
 
   /** The position of a key, or the complement of where it would stand. */
@@ -186,7 +206,7 @@ export class Bucket {
       count++
     }
     parts.push(this.bytes.subarray(this.#offset(kept)))
-    return new Bucket(concat(bucketHead(this.index, count), ...parts))
+    return Bucket.#join(this.index, count, parts)
   }
 
   /** The two buckets that replace this one when `bucketCount` doubles. */
@@ -199,9 +219,7 @@ export class Bucket {
         (slot(this.bytes.subarray(at, at + 16), this.bytes.subarray(at + 17, at + KEY_BYTES)) & bucketCount) !== 0
       ;(moves ? high : low).push(this.bytes.subarray(at - KEY_AT, this.#offset(i + 1)))
     }
-    const join = (index: number, entries: Uint8Array[]) =>
-      new Bucket(concat(bucketHead(index, entries.length), ...entries))
-    return [join(this.index, low), join(this.index + bucketCount, high)]
+    return [Bucket.#join(this.index, low.length, low), Bucket.#join(this.index + bucketCount, high.length, high)]
   }
 }
 

@@ -22,12 +22,14 @@ export function leafHash(p: Hasher, leaf: Uint8Array): Uint8Array {
   return p.sha256(input)
 }
 
+/** Reused: a commit hashes a path of these for each bucket, and an allocation costs as much as the hash. */
+const innerInput = new Uint8Array(65)
+innerInput[0] = INNER
+
 export function innerHash(p: Hasher, left: Uint8Array, right: Uint8Array): Uint8Array {
-  const input = new Uint8Array(65)
-  input[0] = INNER
-  input.set(left, 1)
-  input.set(right, 33)
-  return p.sha256(input)
+  innerInput.set(left, 1)
+  innerInput.set(right, 33)
+  return p.sha256(innerInput)
 }
 
 /** Largest power of two below `size`, for a size of at least 2. */

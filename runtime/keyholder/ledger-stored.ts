@@ -209,5 +209,5 @@ async function checkState(
 /** The current bucket of that index, or null: an old one opens, but its hash is not the kept one (row 28). */
 export function openBucket(keys: Keys, hashes: BucketHashes, index: number, sealed: Uint8Array): Bucket | null {
   const plaintext = openRow(keys.p, keys.state, 'bucket', index, sealed)
-  return plaintext && equal(keys.p.sha256(plaintext), hashes.hash(index)) ? new Bucket(plaintext) : null
+  return plaintext && equal(keys.p.sha256(plaintext), hashes.hash(index)) ? Bucket.decode(plaintext) : null
 }

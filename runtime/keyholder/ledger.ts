@@ -98,6 +98,9 @@ export type Proposal = Readonly<{
 }>
 export type Prepared = Readonly<{ commit: Commit | null; refused: readonly Refused[] }>
 
+/** About 3 MB; all buckets of a pod of 30 000 items. */
+const RECENT_BUCKETS = 256
+
 /** A commit that the store may or may not come to hold, or a split on its way to one (`next` null). */
 type Outstanding = Readonly<{ seq: number; next: Contents | null; apply: () => void }>
 
@@ -122,6 +125,8 @@ export class Ledger {
   #contents: Contents
   #outstanding: Outstanding | null = null
   #isCrowded: boolean
+  /** Buckets as the last commits left them, the longest unused first: a bucket is often written again soon. */
+  #recent = new Map<number, Bucket>()
 
   private constructor(keys: Keys, contents: Contents, isCrowded: boolean) {
     this.#keys = keys
@@ -151,7 +156,7 @@ export class Ledger {
       standing: saved.standing && {
         frontier: Frontier.of(head?.size ?? 0, saved.standing.peaks),
         stateVersion: saved.standing.stateVersion,
-        stateBucket: new Bucket(saved.standing.stateBucket),
+        stateBucket: Bucket.decode(saved.standing.stateBucket),
       },
       suspicion: saved.suspicion as Suspicion | null,
     }
@@ -260,7 +265,9 @@ export class Ledger {
     const standing = this.#checkWritable()
     const isFirst = standing.stateVersion === 0
     if (isFirst && proposal.state === null) throw new Rejection('state', 'locked', 'a pod begins with a key release')
-    const edits = new Edits(isFirst ? Bucket.empty : this.#opener(proposal.buckets), this.bucketCount)
+    const opened = this.#opener(proposal.buckets)
+    const bucketAt = (index: number) => this.#recent.get(index) ?? opened(index)
+    const edits = new Edits(isFirst ? Bucket.empty : bucketAt, this.bucketCount)
     const refused = proposal.changes.map(change => edits.take(change, this.#slot(change.coll, change.id)))
     if (edits.changes.length === 0 && proposal.state === null && proposal.control === null) {
       return { commit: null, refused }
@@ -305,9 +312,20 @@ export class Ledger {
       apply: () => {
         stage.apply()
         this.#isCrowded ||= isCrowded
+        for (const bucket of edited) this.#remember(bucket)
       },
     }
     return { ...appended.rows, buckets, bucketCount: this.bucketCount, stateRows }
+  }
+
+  #remember(bucket: Bucket): void {
+    this.#recent.delete(bucket.index)
+    this.#recent.set(bucket.index, bucket)
+    if (this.#recent.size <= RECENT_BUCKETS) return
+    for (const oldest of this.#recent.keys()) {
+      this.#recent.delete(oldest)
+      break
+    }
   }
 
   /** What rises never falls (PROTOCOL 2.9). */
@@ -415,6 +433,7 @@ export class Ledger {
       },
       apply: () => {
         this.#isCrowded = isCrowded
+        this.#recent.clear()
       },
     }
     return { ...appended.rows, buckets: [], bucketCount: hashes.count, stateRows: [] }
@@ -460,7 +479,8 @@ export class Split {
   /** The next bucket in ascending order; the two that replace it. Throws Rejection where it is not the current one. */
   add(sealed: Uint8Array): readonly NewBucket[] {
     if (this.#next >= this.#count) throw new Rejection('state', 'conflict', `there are only ${this.#count} buckets`)
-    const buckets = this.#of.replace(this.#next++, sealed)
+    const buckets = this.#of.replace(this.#next, sealed)
+    this.#next++
     return buckets.map(bucket => {
       if (bucket.get(STATE_ENTRY) !== null) this.#stateBucket = bucket
       this.#isCrowded ||= bucket.count > CROWDED_ENTRIES

@@ -36,10 +36,9 @@ export function sealRow(
   index: number,
   plaintext: Uint8Array,
 ): Uint8Array {
-  const salt = p.random(NONCE_AT - SALT_AT)
-  const nonce = p.random(BODY_AT - NONCE_AT)
-  const body = p.seal(rowKey(p, stateKey, kind, index, salt), nonce, AAD, plaintext)
-  return concat(Uint8Array.of(FORMAT), salt, nonce, body)
+  const head = concat(Uint8Array.of(FORMAT), p.random(BODY_AT - SALT_AT))
+  const key = rowKey(p, stateKey, kind, index, head.subarray(SALT_AT, NONCE_AT))
+  return concat(head, p.seal(key, head.subarray(NONCE_AT), AAD, plaintext))
 }
 
 /** The plaintext, or null where this is not a row of that kind and index under that key. */

@@ -38,7 +38,7 @@ const index = fc.constantFrom(0, 1, 23, 24, 255, 256, 65536, 2 ** 20 - 1)
 test('a bucket is byte for byte what the table writes, and finds what the table reads', t => {
   fc.assert(
     fc.property(index, entries, (at, list) => {
-      const bucket = new Bucket(encoded(at, list))
+      const bucket = Bucket.decode(encoded(at, list))
       t.is(bucket.index, at)
       t.is(bucket.count, list.length)
       for (const [coll, id, version_, rowHash] of list) {
@@ -61,7 +61,7 @@ test('inserting, replacing and deleting gives the bytes of the table over the ch
         else model.set(hex(concat(coll, id)), [coll, id, next, rowHash])
       }
       const asked: Edit[] = changes.map(({ coll, id, ...rest }) => ({ key: entryKey(coll, id), ...rest }))
-      t.deepEqual(new Bucket(encoded(at, list)).with(asked).bytes, encoded(at, [...model.values()]))
+      t.deepEqual(Bucket.decode(encoded(at, list)).with(asked).bytes, encoded(at, [...model.values()]))
     }),
     { numRuns: 300 },
   )
@@ -82,7 +82,7 @@ test('the codec accepts exactly what the table accepts: changed, cut and lengthe
   }
   const readByCodec = (input: Uint8Array): boolean => {
     try {
-      return new Bucket(input).bytes === input
+      return Bucket.decode(input).bytes === input
     } catch (error) {
       if (error instanceof Malformed) return false
       throw error
@@ -116,9 +116,9 @@ test('entries out of order, twice, or with a version not in its shortest form ar
     [entry(2), entry(1)],
     [entry(1), entry(1)],
   ]) {
-    t.throws(() => new Bucket(encode(['pas1-bucket', 0, list])), { instanceOf: Malformed, message: /out of order/ })
+    t.throws(() => Bucket.decode(encode(['pas1-bucket', 0, list])), { instanceOf: Malformed, message: /out of order/ })
   }
-  t.notThrows(() => new Bucket(encode(['pas1-bucket', 0, [entry(1), entry(2)]])))
+  t.notThrows(() => Bucket.decode(encode(['pas1-bucket', 0, [entry(1), entry(2)]])))
   const start = concat(Uint8Array.of(0x83, 0x6b), new TextEncoder().encode('pas1-bucket'), Uint8Array.of(0, 0x81))
   const withVersion = (...head: number[]) =>
     concat(
@@ -131,7 +131,7 @@ test('entries out of order, twice, or with a version not in its shortest form ar
       new Uint8Array(32),
     )
   for (const good of [[1], [24, 24], [25, 1, 0], [26, 0, 1, 0, 0], [27, 0, 0, 0, 1, 0, 0, 0, 0]]) {
-    t.notThrows(() => new Bucket(withVersion(...good)))
+    t.notThrows(() => Bucket.decode(withVersion(...good)))
   }
   const shortenable = [
     [24, 23],
@@ -141,7 +141,7 @@ test('entries out of order, twice, or with a version not in its shortest form ar
   ]
   const above = [27, 0, 0x20, 0, 0, 0, 0, 0, 0]
   for (const bad of [...shortenable, above, [28], [0x20]]) {
-    t.throws(() => new Bucket(withVersion(...bad)), { instanceOf: Malformed })
+    t.throws(() => Bucket.decode(withVersion(...bad)), { instanceOf: Malformed })
   }
 })
 
@@ -189,7 +189,7 @@ test('splitting sends each entry where its slot says, and keeps it', t => {
   fc.assert(
     fc.property(entries, list => {
       const mine = list.filter(([coll, id]) => place(coll, id) % 4 === 3)
-      const halves = new Bucket(encoded(3, mine)).split(4, place)
+      const halves = Bucket.decode(encoded(3, mine)).split(4, place)
       for (const [half, at] of [
         [halves[0], 3],
         [halves[1], 7],
@@ -226,7 +226,7 @@ test('a bucket of 128 entries is read, changed, written and hashed in microsecon
   const edits = [
     { key: entryKey(list[60]?.[0] as Uint8Array, list[60]?.[1] as Uint8Array), version: 61, rowHash: p.sha256() },
   ]
-  const round = () => bucketHash(p, new Bucket(input).with(edits))
+  const round = () => bucketHash(p, Bucket.decode(input).with(edits))
   for (let i = 0; i < 500; i++) round()
   const runs = 2000
   const started = process.cpuUsage()

@@ -132,22 +132,38 @@ const slotOfState = (ledger: Ledger): number =>
 test('row 28: a change over an old bucket is refused, and the others of its batch are not', async t => {
   const { ledger, store } = await unlockedPod()
   const ids = Array.from({ length: 30 }, (_, n) => n)
+  const place = (n: number) => slot(ledger, coll, idOf(n)) % 16
   save(
     ledger,
     store,
     ids.map(n => create(n)),
   )
   const old = store.clone()
-  const victim = ids.find(n => slot(ledger, coll, idOf(n)) % 16 !== slotOfState(ledger)) as number
-  const index = slot(ledger, coll, idOf(victim)) % 16
+  const victim = ids.find(n => place(n) !== slotOfState(ledger)) as number
   save(ledger, store, [update(victim, 1, 'new')])
-  store.buckets[index] = old.buckets[index] as NewBucket
+  const versions = ids.map(n => (n === victim ? 2 : 1))
+  const restarted = await store.open(known(ledger))
+  const good = store.buckets[place(victim)] as NewBucket
+  store.buckets[place(victim)] = old.buckets[place(victim)] as NewBucket
   const refused = save(
-    ledger,
+    restarted,
     store,
-    ids.map(n => update(n, n === victim ? 2 : 1, 'newer')),
+    ids.map(n => update(n, versions[n] as number, 'newer')),
   )
-  refused.forEach((refusal, n) => t.is(refusal, slot(ledger, coll, idOf(n)) % 16 === index ? 'tampered' : null))
+  refused.forEach((refusal, n) => t.is(refusal, place(n) === place(victim) ? 'tampered' : null))
+  store.buckets[place(victim)] = good
+  t.deepEqual(save(restarted, store, [update(victim, 2, 'newer')]), [null])
+})
+
+test('row 28: an old bucket under a ledger that wrote the current one is overwritten by its next change', async t => {
+  const { ledger, store } = await unlockedPod()
+  save(ledger, store, [create(1)])
+  const old = store.clone()
+  save(ledger, store, [update(1, 1, 'new')])
+  const index = slot(ledger, coll, idOf(1)) % 16
+  store.buckets[index] = old.buckets[index] as NewBucket
+  t.deepEqual(save(ledger, store, [update(1, 2, 'newer')]), [null])
+  t.like(current(await store.open(known(ledger)), store, idOf(1)), { version: 3, rowHash: rowHash('newer') })
 })
 
 test('row 30: clones that went apart are a fork to whoever saw both, at any size', async t => {

@@ -157,6 +157,7 @@ test('a split goes by the rules: current buckets, in order, all of them, once', 
   const stale = ledger.startSplit()
   for (const { index, sealed } of old.slice(0, touched)) t.is(stale.add(sealed)[1]?.index, index + 16)
   t.throws(() => stale.add(old[touched]?.sealed as Uint8Array), { message: /not the current one/ })
+  t.throws(() => stale.add(old[15 - touched]?.sealed as Uint8Array), { message: /not the current one/ }, 'nor skipped')
   t.throws(() => prepare(ledger, store, [create(2)]), { message: /outstanding/ })
   t.throws(() => ledger.adopt(2), { instanceOf: Rejection }, 'a split is no commit yet')
   ledger.abandon(2)
