@@ -43,8 +43,9 @@ export interface Sink {
   /**
    * The next bytes; where one chunk ends and the next starts means nothing. The view is valid during the call only:
    * copy what is kept. Return false to hold the credit back, and call {@link LinkStream.consumed} when done.
+   * With `last` nothing but `end` follows, at once; the last bytes may also come without it.
    */
-  data(chunk: Uint8Array): false | void
+  data(chunk: Uint8Array, last: boolean): false | void
   end(): void
   reset(code: ResetCode): void
 }
@@ -224,7 +225,7 @@ class Stream implements LinkStream {
     if (this.#over !== 0) return
     if (chunk.length > 0) {
       this.#owed -= chunk.length
-      if (this.#sink !== null) this.#deliver(this.#sink, chunk)
+      if (this.#sink !== null) this.#deliver(this.#sink, chunk, end)
       else {
         this.#queue.push(copyOf(chunk))
         this.#wake?.()
@@ -236,10 +237,10 @@ class Stream implements LinkStream {
     this.#settle()
   }
 
-  #deliver(sink: Sink, chunk: Uint8Array): void {
+  #deliver(sink: Sink, chunk: Uint8Array, last: boolean): void {
     if (this.#broken !== 0) return
     try {
-      if (sink.data(chunk) !== false) this.consumed(chunk.length)
+      if (sink.data(chunk, last) !== false) this.consumed(chunk.length)
     } catch {
       this.reset(reset.refused)
     }
@@ -260,7 +261,7 @@ class Stream implements LinkStream {
     const queued = this.#queue
     this.#queue = []
     if (this.#broken !== 0) sink.reset(this.#broken)
-    for (const chunk of queued) this.#deliver(sink, chunk)
+    for (const chunk of queued) this.#deliver(sink, chunk, false)
     if (this.#broken === 0 && this.#remoteEnd) this.#notifyEnd()
   }
 
