@@ -163,7 +163,7 @@ export class Ledger {
     return new Ledger(ledgerKeys(p, given), contents, saved.isCrowded === 1)
   }
 
-  /** For the hand-over to the next keyholder; holds the map key, not the state key. Refused while a commit is outstanding. */
+  /** For the hand-over to the next keyholder; has the map key, not the state key. Refused while a commit is outstanding. */
   save(): Uint8Array {
     this.#checkNothingOutstanding()
     const { head, hashes, state, standing, suspicion } = this.#contents
@@ -236,12 +236,11 @@ export class Ledger {
     }
   }
 
-  /** Opens what came from the store, once each. The bucket of the pod state is kept open, so that a release needs none. */
+  /** Opens what came from the store, once each. */
   #opener(buckets: readonly SealedBucket[]): (index: number) => Bucket | null {
-    const { hashes, standing } = this.#contents
+    const { hashes } = this.#contents
     const sealed = new Map(buckets.map(bucket => [bucket.index, bucket.sealed]))
     const opened = new Map<number, Bucket | null>()
-    if (standing !== null) opened.set(standing.stateBucket.index, standing.stateBucket)
     return index => {
       let bucket = opened.get(index)
       if (bucket === undefined) {
@@ -265,9 +264,7 @@ export class Ledger {
     const standing = this.#checkWritable()
     const isFirst = standing.stateVersion === 0
     if (isFirst && proposal.state === null) throw new Rejection('state', 'locked', 'a pod begins with a key release')
-    const opened = this.#opener(proposal.buckets)
-    const bucketAt = (index: number) => this.#recent.get(index) ?? opened(index)
-    const edits = new Edits(isFirst ? Bucket.empty : bucketAt, this.bucketCount)
+    const edits = new Edits(isFirst ? Bucket.empty : this.#known(standing, proposal.buckets), this.bucketCount)
     const refused = proposal.changes.map(change => edits.take(change, this.#slot(change.coll, change.id)))
     if (edits.changes.length === 0 && proposal.state === null && proposal.control === null) {
       return { commit: null, refused }
@@ -275,15 +272,17 @@ export class Ledger {
     return { commit: this.#commitEdits(proposal, standing, edits), refused }
   }
 
+  /** To write, a copy of the keyholder's own will do. The bucket of the pod state is always at hand: a release needs none. */
+  #known({ stateBucket }: Standing, buckets: readonly SealedBucket[]): (index: number) => Bucket | null {
+    const opened = this.#opener(buckets)
+    return index => (index === stateBucket.index ? stateBucket : (this.#recent.get(index) ?? opened(index)))
+  }
+
   #commitEdits({ state, control, now }: Proposal, standing: Standing, edits: Edits): Commit {
-    const { p, state: stateKey } = this.#keys
-    const stored = state && this.#nextState(state)
-    const stateVersion = standing.stateVersion + (stored === null ? 0 : 1)
-    const stateRows: StateRow[] = []
-    if (stored !== null) {
-      const sealed = sealRow(p, stateKey, 'state', 0, encodeState(stored))
-      stateRows.push({ id: STATE_ID, version: stateVersion, sealed })
-      edits.put(STATE_COLL, STATE_ID, this.#slot(STATE_COLL, STATE_ID), stateVersion, p.sha256(sealed))
+    const stored = state === null ? this.#contents.state : this.#nextState(state)
+    const stateRows = state === null ? [] : [this.#stateRow(stored, standing.stateVersion + 1)]
+    for (const { version, sealed } of stateRows) {
+      edits.put(STATE_COLL, STATE_ID, this.#slot(STATE_COLL, STATE_ID), version, this.#keys.p.sha256(sealed))
     }
     const edited = edits.buckets(standing.stateVersion === 0)
     const buckets = edited.map(bucket => this.#sealBucket(bucket))
@@ -292,16 +291,16 @@ export class Ledger {
       changes: edits.changes,
       control,
       stateRoot: stage.root,
-      state: stored ?? this.#contents.state,
+      state: stored,
       now,
     })
     const next: Contents = {
       ...this.#contents,
       head: appended.head,
-      state: stored ?? this.#contents.state,
+      state: stored,
       standing: {
         frontier: appended.frontier,
-        stateVersion,
+        stateVersion: standing.stateVersion + stateRows.length,
         stateBucket: edited.find(({ index }) => index === standing.stateBucket.index) ?? standing.stateBucket,
       },
     }
@@ -322,10 +321,8 @@ export class Ledger {
     this.#recent.delete(bucket.index)
     this.#recent.set(bucket.index, bucket)
     if (this.#recent.size <= RECENT_BUCKETS) return
-    for (const oldest of this.#recent.keys()) {
-      this.#recent.delete(oldest)
-      break
-    }
+    const [oldest] = this.#recent.keys()
+    if (oldest !== undefined) this.#recent.delete(oldest)
   }
 
   /** What rises never falls (PROTOCOL 2.9). */
@@ -335,6 +332,11 @@ export class Ledger {
       if (state[name] < old[name]) throw new Rejection('state', 'stale', `${name} ${state[name]} is below ${old[name]}`)
     }
     return { ...state, mapKey: old.mapKey, checkValues: [...state.checkValues] }
+  }
+
+  #stateRow(state: StoredState, version: number): StateRow {
+    const { p, state: key } = this.#keys
+    return { id: STATE_ID, version, sealed: sealRow(p, key, 'state', 0, encodeState(state)) }
   }
 
   #sealBucket(bucket: Bucket): NewBucket {
