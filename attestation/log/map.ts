@@ -1,7 +1,7 @@
 /**
  * The authenticated map of current versions (PROTOCOL 2.7): buckets of about 128 entries, and the state root over them.
  *
- *     Bucket = [ "pas1-bucket", index, [* [coll, item_id, version, SHA-256(sealed row)]] ]     ascending by (coll, item_id)
+ *     Bucket = [ "pas1-bucket", index, [* [coll, item_id, version, SHA-256(sealed row)]] ]   ascending by coll, item_id
  *
  * An item that was deleted stands in no bucket. Each save reads and writes a bucket of about 9 KB, so buckets stay the
  * bytes they are: one scan checks the form and finds where entries begin, a change copies what lies around it.

@@ -192,7 +192,7 @@ export function isPowerOfTwo(value: number): boolean {
   return rest === 1
 }
 
-/** The roots of a log's perfect subtrees: all it takes to append, in memory that grows with the logarithm of the log. */
+/** The roots of a log's perfect subtrees: all it takes to append, and no more than 53 of them. */
 export class Frontier {
   readonly size: number
   readonly #peaks: readonly Uint8Array[]

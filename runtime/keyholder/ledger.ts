@@ -163,7 +163,7 @@ export class Ledger {
     return new Ledger(ledgerKeys(p, given), contents, saved.isCrowded === 1)
   }
 
-  /** For the hand-over to the next keyholder; has the map key, not the state key. Refused while a commit is outstanding. */
+  /** For the next keyholder: has the map key, not the state key. Refused while a commit is outstanding. */
   save(): Uint8Array {
     this.#checkNothingOutstanding()
     const { head, hashes, state, standing, suspicion } = this.#contents
@@ -272,7 +272,7 @@ export class Ledger {
     return { commit: this.#commitEdits(proposal, standing, edits), refused }
   }
 
-  /** To write, a copy of the keyholder's own will do. The bucket of the pod state is always at hand: a release needs none. */
+  /** To write, a copy of the keyholder's own will do. The bucket of the pod state is always one of them. */
   #known({ stateBucket }: Standing, buckets: readonly SealedBucket[]): (index: number) => Bucket | null {
     const opened = this.#opener(buckets)
     return index => (index === stateBucket.index ? stateBucket : (this.#recent.get(index) ?? opened(index)))

@@ -214,7 +214,7 @@ test('a pod state that was abandoned does not stand in for the adopted one of th
   t.true(isSuspect(await store.open(known(ledger), { stored }), 'tampered'))
 })
 
-test('a head sealed under the state key counts only with its MAC, and only beside the leaf that names its state', async t => {
+test('a head counts only with its MAC, and only beside the leaf that names its state', async t => {
   const { ledger, store } = await unlockedPod()
   save(ledger, store, [create(1)])
   const state = p.macKey(stateKey)
