@@ -1,5 +1,6 @@
 // A keyholder without processes: real cryptography, and clock, supervisor, attester and api under the test's hand.
-import { concat, equal, hex, utf8 } from '../../attestation/bytes.ts'
+import { concat, hex, utf8 } from '../../attestation/bytes.ts'
+import { Unavailable } from '../../attestation/errors.ts'
 import { decodeHead } from '../../attestation/log/head.ts'
 import { slotOf } from '../../attestation/log/map.ts'
 import {
@@ -247,6 +248,8 @@ export class World {
   readonly heard: string[] = []
   readonly asked: KeyholderRequest[] = []
   diskOpens = true
+  /** As they were given, not copied: wiped when the release is over. */
+  readonly diskKeys: Uint8Array[] = []
   /** Replaces the api's answer where it is not null. */
   intercept: (request: KeyholderRequest) => ApiAnswer | null | 'gone' = () => null
   windows: [Uint8Array, Uint8Array][] = []
@@ -269,7 +272,8 @@ export class World {
     attester: { evidence: (_purpose, transcript) => this.quote(transcript) },
     supervisor: {
       open: async key => {
-        this.heard.push(equal(key, filled(32, 0x66)) ? 'open' : 'open with another key')
+        this.heard.push('open')
+        this.diskKeys.push(key)
         return this.diskOpens
       },
       replace: () => void this.heard.push('replace'),
@@ -283,7 +287,7 @@ export class World {
   #answer(request: KeyholderRequest): ApiAnswer {
     this.asked.push(request)
     const instead = this.intercept(request)
-    if (instead === 'gone') throw new Error('gone')
+    if (instead === 'gone') throw new Unavailable('gone')
     if (instead !== null) return instead
     switch (request.kind) {
       case 'state': {
