@@ -281,7 +281,11 @@ export class World {
     },
     store: { ask: async request => this.#answer(request) },
     monotonic: () => this.monotonic,
-    delay: ms => new Promise(done => void setTimeout(done, ms).unref()),
+    delay: ms =>
+      new Promise(done => {
+        const timer = setTimeout(done, ms)
+        if (ms >= 1000) timer.unref()
+      }),
   }
 
   #answer(request: KeyholderRequest): ApiAnswer {
