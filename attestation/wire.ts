@@ -182,10 +182,13 @@ export class Input {
   }
   /** A copy, so that what is kept does not pin the message it came in. */
   raw(length: number): Uint8Array {
+    return this.view(length).slice()
+  }
+  view(length: number): Uint8Array {
     this.#need(length)
     const start = this.#at
     this.#at += length
-    return this.#bytes.slice(start, start + length)
+    return this.#bytes.subarray(start, start + length)
   }
 }
 
@@ -214,6 +217,13 @@ export function bytes(size: number | Bounds): Shape<Uint8Array> {
       return value
     },
   }
+}
+
+/** Like {@link bytes}, but a view of the message: for content so large that a copy is felt. */
+export function view(bounds: Bounds): Shape<Uint8Array> {
+  const copied = bytes(bounds)
+  const { min = 0, max } = bounds
+  return { ...copied, read: input => input.view(input.length(majorType.bytes, 'byte string length', min, max)) }
 }
 
 /** Text of at most `max` UTF-8 bytes. */
