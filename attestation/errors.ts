@@ -41,6 +41,7 @@ export type Code =
   | 'certificate-revoked'
   | 'crl-invalid'
   | 'chip-mismatch'
+  | 'tcb-mismatch'
   | 'signature-invalid'
   | 'debug'
   | 'migration'
@@ -81,6 +82,7 @@ export type Code =
   | 'not-found'
   | 'conflict'
   | 'tampered'
+  | 'policy-invalid'
   | 'passphrase'
   | 'configuration'
 

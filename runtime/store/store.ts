@@ -11,7 +11,6 @@ import { Malformed, Rejection, Unavailable } from '../../attestation/errors.ts'
 import {
   consistencyNodes,
   consistencyProof,
-  Frontier,
   inclusionNodes,
   inclusionProof,
   type NodeAt,
@@ -40,6 +39,8 @@ export type Prepared = Readonly<{
   seq: number
   leaf: Uint8Array
   leafHash: Uint8Array
+  /** Perfect subtrees that the leaf completes, itself (level 0) first. */
+  nodes: readonly Readonly<{ level: number; index: number; hash: Uint8Array }>[]
   buckets: readonly NewBucket[]
   bucketCount: number
   stateRows: readonly StateRow[]
@@ -82,7 +83,7 @@ export class Store {
   readonly #options: StoreOptions
   readonly #pool: Pool
   #writer: Connection | null = null
-  #frontier = Frontier.empty
+  #size = 0
   #items = 0
   #bucketCount = 0
   #closed = false
@@ -103,11 +104,9 @@ export class Store {
       const [counts] = await writer.rows(
         'SELECT (SELECT size FROM pod.head), (SELECT count(*) FROM pod.items), (SELECT count(*) FROM pod.buckets)',
       )
-      const size = asNumber(counts?.[0])
+      store.#size = asNumber(counts?.[0])
       store.#items = asNumber(counts?.[1])
       store.#bucketCount = asNumber(counts?.[2])
-      const nodes = await store.#nodes(peakNodes(size))
-      store.#frontier = Frontier.of(size, peakHashes(size, nodes))
       return store
     } catch (error) {
       await store.close()
@@ -122,7 +121,7 @@ export class Store {
 
   /** Leaves in the log. */
   get size(): number {
-    return this.#frontier.size
+    return this.#size
   }
   get items(): number {
     return this.#items
@@ -240,18 +239,17 @@ export class Store {
   // Writing
 
   /**
-   * Resolves when the commit is durable. Rejects when it certainly is not; while that cannot be known (the connection
+   * Resolves when the commit is durable. `created` is by how many items the pod grows. Rejects when it certainly is not; while that cannot be known (the connection
    * went away) it asks again and again, until the database or {@link close} answers.
    */
   commit(prepared: Prepared, items: readonly ItemWrite[], created = 0): Promise<void> {
     return this.#inTurn(async () => {
-      const { frontier, nodes } = this.#follow(prepared)
+      this.#checkFollows(prepared)
       await this.#decide(prepared, async writer => {
-        const { text, values, name } = commitStatement({ ...prepared, nodes, items })
+        const { text, values, name } = commitStatement(writesOf(prepared, items))
         await writer.rows(text, values, name)
       })
-      this.#frontier = frontier
-      this.#bucketCount = prepared.bucketCount
+      this.#advance(prepared)
       this.#items += created
     })
   }
@@ -269,10 +267,10 @@ export class Store {
         await writer.close() // which rolls back
         throw error
       }
-      const { frontier, nodes } = this.#follow(prepared)
       await this.#decide(prepared, async again => {
         if (again !== writer) throw new Aborted('40000', 1, null)
-        const { text, values, name } = commitStatement({ ...prepared, nodes, items: [] })
+        this.#checkFollows(prepared)
+        const { text, values, name } = commitStatement(writesOf(prepared, []))
         try {
           await writer.rows(text, values, name)
         } catch (error) {
@@ -281,8 +279,7 @@ export class Store {
         }
         await writer.simple('COMMIT')
       })
-      this.#frontier = frontier
-      this.#bucketCount = prepared.bucketCount
+      this.#advance(prepared)
     })
   }
 
@@ -299,13 +296,13 @@ export class Store {
     return turn
   }
 
-  /** The log after this commit. A keyholder that counts otherwise than the store has another store in mind. */
-  #follow(prepared: Prepared): { frontier: Frontier; nodes: Uint8Array } {
-    if (prepared.seq !== this.#frontier.size) {
-      throw new Rejection('state', 'fork', `expected commit ${this.#frontier.size}, got ${prepared.seq}`)
-    }
-    const { frontier, nodes } = this.#frontier.append(this.#options.primitives, prepared.leafHash)
-    return { frontier, nodes: concat(...nodes.map(node => node.hash)) }
+  /** A keyholder that counts otherwise than the store has another store in mind. */
+  #checkFollows({ seq }: Prepared): void {
+    if (seq !== this.#size) throw new Rejection('state', 'fork', `expected commit ${this.#size}, got ${seq}`)
+  }
+  #advance({ seq, bucketCount }: Prepared): void {
+    this.#size = seq + 1
+    this.#bucketCount = bucketCount
   }
 
   async #decide(prepared: Prepared, write: (writer: Connection) => Promise<void>): Promise<void> {
@@ -404,7 +401,7 @@ export class Store {
 
   async addChunk(coll: Uint8Array, id: Uint8Array, index: number, hash: Uint8Array, sealed: Uint8Array): Promise<void> {
     await this.#pool.rows(
-      'INSERT INTO pod.chunks (coll, id, index, hash, sealed) VALUES ($1, $2, $3, $4, $5)',
+      'INSERT INTO pod.chunks (coll, id, index, hash, sealed) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING',
       [coll, id, index, hash, sealed],
       'add chunk',
     )
@@ -433,6 +430,12 @@ export class Store {
     return row === undefined ? null : fromBytea(row[0])
   }
 }
+
+const writesOf = (prepared: Prepared, items: readonly ItemWrite[]) => ({
+  ...prepared,
+  nodes: concat(...prepared.nodes.map(node => node.hash)),
+  items,
+})
 
 /** The log's key without a value, or with one that is taken: the head is not where this commit follows. */
 const GUARD_STATES = ['23502', '23505']

@@ -1,0 +1,298 @@
+/**
+ * Application streams (PROTOCOL 2.5): the sealed request is opened piece by piece into what Koa takes for node's
+ * request, and what Koa writes is sealed piece by piece. Nothing of a request acts before its head has opened and its
+ * number has passed the session's window.
+ */
+import { Writable } from 'node:stream'
+import { Malformed, Rejection } from '../../attestation/errors.ts'
+import type { SyncPrimitives } from '../../attestation/primitives/primitives.ts'
+import {
+  decodePadded,
+  encodePadded,
+  FRAME_BYTES,
+  type FrameOpener,
+  type FrameSealer,
+  type RequestHead,
+  requestHead,
+  requestOpener,
+  responseHead,
+  responseSealer,
+} from '../../attestation/session/index.ts'
+import { type LinkStream, reset } from '../link.ts'
+import type { Session } from './sessions.ts'
+
+const nothing = new Uint8Array(0)
+
+/** What Koa reads of node's IncomingMessage; the body comes by {@link SealedRequest.body} or by iteration. */
+export class SealedRequest implements AsyncIterable<Uint8Array> {
+  readonly httpVersionMajor = 2
+  readonly socket = { remoteAddress: '', encrypted: true }
+  readonly method: string
+  readonly url: string
+  readonly headers: Record<string, string> = Object.create(null)
+  readonly session: Session
+  readonly #release: (bytes: number) => void
+  #chunks: Uint8Array[] = []
+  #complete = false
+  #failure: Error | null = null
+  #wake: (() => void) | null = null
+  /** Carrier bytes whose credit is held back until the chunks they brought are read. */
+  #held = 0
+
+  constructor(head: RequestHead, session: Session, release: (bytes: number) => void) {
+    this.method = head.method
+    this.url = head.path
+    for (const { name, value } of head.headers) this.headers[name.toLowerCase()] = value
+    this.session = session
+    this.#release = release
+  }
+
+  push(frames: readonly Uint8Array[], complete: boolean): void {
+    for (const frame of frames) if (frame.length > 0) this.#chunks.push(frame)
+    this.#complete ||= complete
+    this.#wake?.()
+  }
+  /** True where the carrier's credit should wait for a reader. */
+  hold(bytes: number): boolean {
+    if (this.#chunks.length === 0) return false
+    this.#held += bytes
+    return true
+  }
+  fail(error: Error): void {
+    if (this.#complete) return
+    this.#failure = error
+    this.#wake?.()
+  }
+
+  /** The whole body. Throws Rejection `limit` above the cap, Malformed where the stream broke off. */
+  async body(cap: number): Promise<Buffer> {
+    const chunks: Uint8Array[] = []
+    let size = 0
+    for (;;) {
+      for (const chunk of this.#takeChunks()) {
+        size += chunk.length
+        if (size > cap) throw new Rejection('data', 'limit', `a request body holds at most ${cap} bytes here`)
+        chunks.push(chunk)
+      }
+      if (this.#isOver()) return chunks.length === 1 ? asBuffer(chunks[0] as Uint8Array) : Buffer.concat(chunks)
+      await this.#more()
+    }
+  }
+
+  async *[Symbol.asyncIterator](): AsyncIterator<Uint8Array> {
+    for (;;) {
+      yield* this.#takeChunks()
+      if (this.#isOver()) return
+      await this.#more()
+    }
+  }
+
+  #isOver(): boolean {
+    if (this.#failure !== null) throw this.#failure
+    return this.#complete && this.#chunks.length === 0
+  }
+  #takeChunks(): Uint8Array[] {
+    const chunks = this.#chunks
+    this.#chunks = []
+    if (this.#held > 0) this.#release(this.#held)
+    this.#held = 0
+    return chunks
+  }
+  async #more(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.#wake = resolve
+    await promise
+    this.#wake = null
+  }
+}
+
+const asBuffer = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+
+/** What Koa writes to as node's ServerResponse. The head is sealed with the first bytes of the body. */
+export class SealedResponse extends Writable {
+  statusCode = 404
+  headersSent = false
+  readonly #stream: LinkStream
+  readonly #sealer: FrameSealer
+  readonly #headers = new Map<string, string>()
+
+  constructor(stream: LinkStream, sealer: FrameSealer) {
+    super({ highWaterMark: 2 * FRAME_BYTES, decodeStrings: true })
+    this.#stream = stream
+    this.#sealer = sealer
+    this.on('error', () => {}) // the client is gone: nobody is left to tell
+  }
+
+  setHeader(name: string, value: string | number | readonly string[]): void {
+    this.#headers.set(name.toLowerCase(), String(value))
+  }
+  getHeader(name: string): string | undefined {
+    return this.#headers.get(name.toLowerCase())
+  }
+  hasHeader(name: string): boolean {
+    return this.#headers.has(name.toLowerCase())
+  }
+  removeHeader(name: string): void {
+    this.#headers.delete(name.toLowerCase())
+  }
+  getHeaders(): Record<string, string> {
+    return Object.fromEntries(this.#headers)
+  }
+  getHeaderNames(): string[] {
+    return [...this.#headers.keys()]
+  }
+
+  /** Sends the head now. */
+  flushHeaders(): void {
+    if (!this.headersSent) this.#sendAhead([this.#head()], false)
+  }
+  /** An empty frame: the stream is alive (2.5). */
+  keepAlive(): void {
+    if (!this.#sealer.ended) this.#sendAhead([nothing], false)
+  }
+
+  /** Sends what nobody waits for. */
+  #sendAhead(frames: readonly Uint8Array[], last: boolean): void {
+    try {
+      this.#send(frames, last)?.catch(() => this.destroy())
+    } catch {
+      this.destroy()
+    }
+  }
+
+  #head(): Uint8Array {
+    this.headersSent = true
+    const headers = [...this.#headers].map(([name, value]) => ({ name, value }))
+    return encodePadded(responseHead, { status: this.statusCode, headers })
+  }
+
+  /** These frames in one piece of the carrier. */
+  #send(frames: readonly Uint8Array[], last: boolean): Promise<void> | void {
+    let size = 0
+    for (const frame of frames) size += this.#sealer.size(frame.length)
+    const carrier = new Uint8Array(size)
+    let at = 0
+    for (const [i, frame] of frames.entries()) {
+      const isLast = last && i === frames.length - 1
+      // Synchronous with node's primitives; what the first frame's salt adds is counted for each, hence the cut below.
+      at += this.#sealer.sealInto(frame, isLast, carrier.subarray(at)) as number
+    }
+    const sealed = carrier.subarray(0, at)
+    return last ? this.#stream.end(sealed) : this.#stream.write(sealed)
+  }
+
+  /** The usual case, an answer in one piece, costs one write. */
+  override end(...args: unknown[]): this {
+    const [chunk] = args
+    const body = typeof chunk === 'string' ? Buffer.from(chunk) : chunk instanceof Uint8Array ? chunk : null
+    const whole = !this.headersSent && this.writableLength === 0 && (body === null || body.length <= FRAME_BYTES)
+    if (!whole || typeof chunk === 'function') return super.end(...(args as []))
+    const head = this.#head()
+    this.#sendAhead(body === null ? [head] : [head, body], true)
+    return super.end()
+  }
+  override async _write(chunk: Uint8Array, _encoding: string, done: (error?: Error | null) => void): Promise<void> {
+    try {
+      if (!this.headersSent) await this.#send([this.#head()], false)
+      for (let at = 0; at < chunk.length; at += FRAME_BYTES) {
+        const waiting = this.#send([chunk.subarray(at, at + FRAME_BYTES)], false)
+        if (waiting !== undefined) await waiting
+      }
+      done()
+    } catch (error) {
+      done(error as Error)
+    }
+  }
+  override async _final(done: (error?: Error | null) => void): Promise<void> {
+    try {
+      if (!this.#sealer.ended) await this.#send(this.headersSent ? [nothing] : [this.#head()], true)
+      done()
+    } catch (error) {
+      done(error as Error)
+    }
+  }
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    if (!this.#sealer.ended) this.#stream.reset(reset.gone)
+    done(error)
+  }
+}
+
+export type Handle = (request: SealedRequest, response: SealedResponse) => void
+
+/** Everything a stream becomes, from its first byte to its last. A refused one is reset with the one code there is. */
+export class Exchange {
+  readonly #p: SyncPrimitives
+  readonly #session: Session
+  readonly #stream: LinkStream
+  readonly #n: number
+  readonly #handle: Handle
+  readonly #opener: FrameOpener
+  #request: SealedRequest | null = null
+  #response: SealedResponse | null = null
+
+  constructor(p: SyncPrimitives, session: Session, stream: LinkStream, n: number, handle: Handle) {
+    this.#p = p
+    this.#session = session
+    this.#stream = stream
+    this.#n = n
+    this.#handle = handle
+    this.#opener = requestOpener(p, session.keys, n)
+    session.hold(stream, () => this.#over())
+    stream.receive({
+      data: piece => this.#receive(piece),
+      end: () => this.#guard(() => this.#opener.end()),
+      reset: () => this.#over(),
+    })
+  }
+
+  #over(): void {
+    this.#request?.fail(new Malformed('the request broke off', 'session'))
+    this.#response?.destroy()
+  }
+
+  /** PROTOCOL 2.8: whatever is wrong with the bytes, the answer is the same. */
+  #guard(act: () => void): void {
+    try {
+      act()
+    } catch (error) {
+      this.#request?.fail(error as Error)
+      this.#stream.reset(reset.refused)
+    }
+  }
+
+  #receive(piece: Uint8Array): false | void {
+    let held = false
+    this.#guard(() => {
+      const frames = this.#openFrames(piece)
+      const first = this.#request === null ? frames.shift() : undefined
+      const begun = this.#request ?? (first === undefined ? null : this.#begin(first))
+      if (begun === null) return
+      begun.push(frames, this.#opener.complete)
+      held = begun.hold(piece.length)
+      if (this.#response === null) this.#answer(begun)
+    })
+    if (held) return false
+  }
+
+  #answer(request: SealedRequest): void {
+    const sealer = responseSealer(this.#p, this.#session.keys, this.#n)
+    this.#response = new SealedResponse(this.#stream, sealer)
+    this.#handle(request, this.#response)
+  }
+
+  #openFrames(piece: Uint8Array): Uint8Array[] {
+    const frames: Uint8Array[] = []
+    this.#opener.feed(piece)
+    // Synchronous, since node's primitives are.
+    for (let frame = this.#opener.next(); frame !== null; frame = this.#opener.next()) frames.push(frame as Uint8Array)
+    return frames
+  }
+
+  #begin(first: Uint8Array): SealedRequest {
+    const head = decodePadded(requestHead, first, FRAME_BYTES)
+    if (!head.path.startsWith('/')) throw new Malformed('expected a path', 'session')
+    if (!this.#session.window.accept(this.#n)) throw new Rejection('session', 'replay', 'a stream number comes once')
+    this.#request = new SealedRequest(head, this.#session, bytes => this.#stream.consumed(bytes))
+    return this.#request
+  }
+}
