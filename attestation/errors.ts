@@ -41,7 +41,6 @@ export type Code =
   | 'certificate-revoked'
   | 'crl-invalid'
   | 'chip-mismatch'
-  | 'tcb-mismatch'
   | 'signature-invalid'
   | 'debug'
   | 'migration'
@@ -82,7 +81,6 @@ export type Code =
   | 'not-found'
   | 'conflict'
   | 'tampered'
-  | 'policy-invalid'
   | 'passphrase'
   | 'configuration'
 

@@ -5,7 +5,7 @@
 import { equal } from './bytes.ts'
 import { Malformed, Rejection } from './errors.ts'
 import type { AeadKey, Primitives } from './primitives/primitives.ts'
-import { bytes, decode, encodeAs, type Of, struct, text, uint } from './wire.ts'
+import { bytes, decode, encodeAs, type Of, struct, text, uint, view } from './wire.ts'
 
 /** Largest plaintext of an item; more than that is a blob. */
 export const MAX_ITEM_BYTES = 4 * 1024 * 1024
@@ -13,6 +13,7 @@ export const MAX_ITEM_BYTES = 4 * 1024 * 1024
 export const SEALED_ITEM_CAP = MAX_ITEM_BYTES + MAX_ITEM_BYTES / 8 + 1024
 export const ITEM_SALT_BYTES = 16
 const NONCE_BYTES = 12
+const TAG_BYTES = 16
 
 const header = {
   kid: bytes(16),
@@ -27,7 +28,7 @@ const sealedItem = struct([1], {
   ...header,
   salt: bytes(ITEM_SALT_BYTES),
   nonce: bytes(NONCE_BYTES),
-  ct: bytes({ min: 16, max: SEALED_ITEM_CAP }),
+  ct: view({ min: TAG_BYTES, max: SEALED_ITEM_CAP }),
 })
 export type ItemHeader = Of<typeof aad>
 export type SealedItem = Of<typeof sealedItem>
@@ -36,7 +37,7 @@ export type ItemPlace = Pick<ItemHeader, 'coll' | 'id' | 'version'>
 
 /** The row to store. `salt` is the one the key was derived with. */
 export async function sealItem(
-  p: Pick<Primitives, 'random' | 'seal'>,
+  p: Pick<Primitives, 'random' | 'sealInto'>,
   key: AeadKey,
   head: ItemHeader,
   salt: Uint8Array,
@@ -46,8 +47,11 @@ export async function sealItem(
     throw new Rejection('data', 'limit', `an item holds at most ${MAX_ITEM_BYTES} bytes, got ${plaintext.length}`)
   }
   const nonce = p.random(NONCE_BYTES)
-  const ct = await p.seal(key, nonce, encodeAs(aad, head), pad(plaintext))
-  return encodeAs(sealedItem, { ...head, salt, nonce, ct })
+  const ct = padWithRoomForTag(plaintext)
+  const row = encodeAs(sealedItem, { ...head, salt, nonce, ct })
+  // The last field, sealed where it stands: one copy of the content less.
+  await p.sealInto(key, nonce, encodeAs(aad, head), ct.subarray(0, -TAG_BYTES), row, row.length - ct.length)
+  return row
 }
 
 /** What a row says of itself: enough to ask for its key, not yet true. Throws Malformed. */
@@ -80,15 +84,15 @@ function paddedLength(length: number): number {
   return Math.ceil(marked / step) * step
 }
 
-/** One 0x80 and zeros to the padded length (ISO/IEC 7816-4). */
-function pad(plaintext: Uint8Array): Uint8Array {
-  const padded = new Uint8Array(paddedLength(plaintext.length))
+/** One 0x80 and zeros to the padded length (ISO/IEC 7816-4), and 16 bytes that the tag will take. */
+function padWithRoomForTag(plaintext: Uint8Array): Uint8Array {
+  const padded = new Uint8Array(paddedLength(plaintext.length) + TAG_BYTES)
   padded.set(plaintext)
   padded[plaintext.length] = 0x80
   return padded
 }
 
-/** Only the length that {@link pad} would have chosen: one plaintext, one padding. */
+/** Only the length that padding would have chosen: one plaintext, one padding. */
 function unpad(padded: Uint8Array): Uint8Array {
   let end = padded.length - 1
   while (end > 0 && padded[end] === 0) end--

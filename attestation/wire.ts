@@ -15,86 +15,110 @@ export type Wire = number | bigint | Uint8Array | string | null | readonly Wire[
 const majorType = { uint: 0, bytes: 2, text: 3, array: 4 } as const
 const NULL = 0xf6
 
-function headSize(argument: number): number {
-  return argument < 24 ? 1 : argument < 0x100 ? 2 : argument < 0x10000 ? 3 : argument < 0x100000000 ? 5 : 9
+/**
+ * Where messages are put together before they are copied out at their size: encoding twice, once for the length, costs
+ * more than the copy. Wiped behind each message, because key releases pass through it; given back when it grew large.
+ */
+const SCRATCH_KEPT = 256 * 1024
+let scratch = new Uint8Array(4096)
+let scratchView = new DataView(scratch.buffer)
+let end = 0
+const textEncoder = new TextEncoder()
+
+function replaceScratch(size: number): void {
+  const fresh = new Uint8Array(size)
+  fresh.set(scratch.subarray(0, Math.min(end, size)))
+  scratch.fill(0, 0, end)
+  scratch = fresh
+  scratchView = new DataView(fresh.buffer)
 }
 
-function sizeOf(value: Wire): number {
-  if (value === null) return 1
-  if (typeof value === 'number') return headSize(value)
-  if (typeof value === 'bigint') return value < 0x100000000n ? headSize(Number(value)) : 9
-  if (value instanceof Uint8Array) return headSize(value.length) + value.length
-  if (typeof value === 'string') {
-    const length = utf8(value).length
-    return headSize(length) + length
-  }
-  let size = headSize(value.length)
-  for (const element of value) size += sizeOf(element)
-  return size
+function reserve(size: number): void {
+  if (end + size > scratch.length) replaceScratch(Math.max(2 * scratch.length, end + size))
 }
 
-class Output {
-  readonly bytes: Uint8Array
-  readonly #view: DataView
-  #at = 0
-  constructor(size: number) {
-    this.bytes = new Uint8Array(size)
-    this.#view = new DataView(this.bytes.buffer)
-  }
-  #head(major: number, argument: number): void {
-    const top = major << 5
-    if (argument < 24) this.#view.setUint8(this.#at++, top | argument)
-    else if (argument < 0x100) {
-      this.#view.setUint8(this.#at, top | 24)
-      this.#view.setUint8(this.#at + 1, argument)
-      this.#at += 2
-    } else if (argument < 0x10000) {
-      this.#view.setUint8(this.#at, top | 25)
-      this.#view.setUint16(this.#at + 1, argument)
-      this.#at += 3
-    } else if (argument < 0x100000000) {
-      this.#view.setUint8(this.#at, top | 26)
-      this.#view.setUint32(this.#at + 1, argument)
-      this.#at += 5
-    } else this.#long(top, BigInt(argument))
-  }
-  #long(top: number, argument: bigint): void {
-    this.#view.setUint8(this.#at, top | 27)
-    this.#view.setBigUint64(this.#at + 1, argument)
-    this.#at += 9
-  }
-  #raw(bytes: Uint8Array): void {
-    this.bytes.set(bytes, this.#at)
-    this.#at += bytes.length
-  }
-  write(value: Wire): void {
-    if (value === null) this.#view.setUint8(this.#at++, NULL)
-    else if (typeof value === 'number') {
-      if (!Number.isSafeInteger(value) || value < 0) throw new RangeError(`not an unsigned integer: ${value}`)
-      this.#head(majorType.uint, value)
-    } else if (typeof value === 'bigint') {
-      if (value < 0n || value > 0xffffffffffffffffn) throw new RangeError('not an unsigned 64-bit integer')
-      if (value < 0x100000000n) this.#head(majorType.uint, Number(value))
-      else this.#long(0, value)
-    } else if (value instanceof Uint8Array) {
-      this.#head(majorType.bytes, value.length)
-      this.#raw(value)
-    } else if (typeof value === 'string') {
-      const text = utf8(value)
-      this.#head(majorType.text, text.length)
-      this.#raw(text)
-    } else {
-      this.#head(majorType.array, value.length)
-      for (const element of value) this.write(element)
+function writeHead(major: number, argument: number): void {
+  reserve(9)
+  const top = major << 5
+  if (argument < 24) scratch[end++] = top | argument
+  else if (argument < 0x100) {
+    scratch[end] = top | 24
+    scratch[end + 1] = argument
+    end += 2
+  } else if (argument < 0x10000) {
+    scratch[end] = top | 25
+    scratchView.setUint16(end + 1, argument)
+    end += 3
+  } else if (argument < 0x100000000) {
+    scratch[end] = top | 26
+    scratchView.setUint32(end + 1, argument)
+    end += 5
+  } else writeLong(top, BigInt(argument))
+}
+
+function writeLong(top: number, argument: bigint): void {
+  scratch[end] = top | 27
+  scratchView.setBigUint64(end + 1, argument)
+  end += 9
+}
+
+function writeRaw(bytes: Uint8Array): void {
+  reserve(bytes.length)
+  scratch.set(bytes, end)
+  end += bytes.length
+}
+
+function writeText(value: string): void {
+  // Labels are short and ASCII: their length is known without encoding them first.
+  if (value.length < 24) {
+    reserve(1 + 3 * value.length)
+    const { read, written } = textEncoder.encodeInto(value, scratch.subarray(end + 1))
+    if (written < 24 && read === value.length) {
+      scratch[end] = (majorType.text << 5) | written
+      end += 1 + written
+      return
     }
+  }
+  const encoded = utf8(value)
+  writeHead(majorType.text, encoded.length)
+  writeRaw(encoded)
+}
+
+function write(value: Wire): void {
+  if (value === null) {
+    reserve(1)
+    scratch[end++] = NULL
+  } else if (typeof value === 'number') {
+    if (!Number.isSafeInteger(value) || value < 0) throw new RangeError(`not an unsigned integer: ${value}`)
+    writeHead(majorType.uint, value)
+  } else if (typeof value === 'bigint') {
+    if (value < 0n || value > 0xffffffffffffffffn) throw new RangeError('not an unsigned 64-bit integer')
+    if (value < 0x100000000n) writeHead(majorType.uint, Number(value))
+    else {
+      reserve(9)
+      writeLong(0, value)
+    }
+  } else if (value instanceof Uint8Array) {
+    writeHead(majorType.bytes, value.length)
+    writeRaw(value)
+  } else if (typeof value === 'string') writeText(value)
+  else {
+    writeHead(majorType.array, value.length)
+    for (const element of value) write(element)
   }
 }
 
 /** The one encoding of a value. Throws RangeError on what is not an unsigned 64-bit integer: a bug of the caller. */
 export function encode(value: Wire): Uint8Array {
-  const output = new Output(sizeOf(value))
-  output.write(value)
-  return output.bytes
+  end = 0
+  try {
+    write(value)
+    return scratch.slice(0, end)
+  } finally {
+    scratch.fill(0, 0, end)
+    end = 0
+    if (scratch.length > SCRATCH_KEPT) replaceScratch(SCRATCH_KEPT)
+  }
 }
 
 /** What a shape reads from: strict heads over a bounded byte string. */
@@ -158,10 +182,13 @@ export class Input {
   }
   /** A copy, so that what is kept does not pin the message it came in. */
   raw(length: number): Uint8Array {
+    return this.view(length).slice()
+  }
+  view(length: number): Uint8Array {
     this.#need(length)
     const start = this.#at
     this.#at += length
-    return this.#bytes.slice(start, start + length)
+    return this.#bytes.subarray(start, start + length)
   }
 }
 
@@ -190,6 +217,13 @@ export function bytes(size: number | Bounds): Shape<Uint8Array> {
       return value
     },
   }
+}
+
+/** Like {@link bytes}, but a view of the message: for content so large that a copy is felt. */
+export function view(bounds: Bounds): Shape<Uint8Array> {
+  const copied = bytes(bounds)
+  const { min = 0, max } = bounds
+  return { ...copied, read: input => input.view(input.length(majorType.bytes, 'byte string length', min, max)) }
 }
 
 /** Text of at most `max` UTF-8 bytes. */

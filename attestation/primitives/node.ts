@@ -43,7 +43,24 @@ const MLKEM_CIPHERTEXT = 1088
 /** A plain view: Buffer's own `slice` shares memory, which callers of these functions must not have to know. */
 const plain = (buffer: Uint8Array): Uint8Array => new Uint8Array(buffer.buffer, buffer.byteOffset, buffer.byteLength)
 
+/** Salts and nonces are asked for by the thousand, and one call for many costs what one for a few does. */
+const POOL_BYTES = 4096
+const POOL_SHARE_BYTES = 64
+
 export function nodePrimitives(crypto: NodeCrypto): SyncPrimitives {
+  const pool = new Uint8Array(POOL_BYTES)
+  let used = POOL_BYTES
+  /** Each byte is given out once and wiped behind, so that the pool never holds what became a key. */
+  const pooled = (length: number): Uint8Array => {
+    if (used + length > POOL_BYTES) {
+      crypto.randomFillSync(pool)
+      used = 0
+    }
+    const given = pool.slice(used, used + length)
+    pool.fill(0, used, used + length)
+    used += length
+    return given
+  }
   const asKey = (opaque: AeadKey | MacKey): KeyObject => opaque as unknown as KeyObject
   const privateKey = (prefix: Uint8Array, raw: Uint8Array): KeyObject => {
     const encoded = concat(prefix, raw)
@@ -79,7 +96,7 @@ export function nodePrimitives(crypto: NodeCrypto): SyncPrimitives {
   const kems = new WeakMap<KemSecret, Kem>()
 
   return {
-    random: length => plain(crypto.randomBytes(length)),
+    random: length => (length <= POOL_SHARE_BYTES ? pooled(length) : plain(crypto.randomBytes(length))),
     sha256: (...parts) => digest('sha256', parts),
     sha384: (...parts) => digest('sha384', parts),
     sha512: (...parts) => digest('sha512', parts),

@@ -70,10 +70,11 @@ export type RequestOptions = Readonly<{
   body?: RequestBody | null
   signal?: AbortSignal
   /**
-   * May be sent twice without harm. A hint, a 503 or a lost connection does not tell whether a request took effect,
-   * so only these are repeated. Default: GET and HEAD.
+   * A hint, a 503 or a lost connection does not tell whether a request took effect. With this key, which goes into the
+   * sealed head, the pod answers a repetition without acting again, as long as the session lives; so it is repeated
+   * within it. GET and HEAD are repeated always, everything else never.
    */
-  repeatable?: boolean
+  idempotencyKey?: string
 }>
 
 /** What one handshake yields; a new handshake replaces it whole. */
@@ -252,8 +253,9 @@ export class Session<O extends Owner = Owner> {
    */
   async request(method: string, path: string, options: RequestOptions = {}): Promise<SealedResponse> {
     const { body = null } = options
+    const harmless = method === 'GET' || method === 'HEAD'
     const whole = body === null || body instanceof Uint8Array
-    const repeatable = whole && (options.repeatable ?? (method === 'GET' || method === 'HEAD'))
+    const repeatable = whole && (harmless || options.idempotencyKey !== undefined)
     const giveUp = this.clock.monotonicSeconds() + (this.#options.patienceSeconds ?? DEFAULT_PATIENCE_SECONDS)
     for (let attempt = 0; ; attempt++) {
       const live = await this.#current()
@@ -269,7 +271,7 @@ export class Session<O extends Owner = Owner> {
       } catch (error) {
         if (error instanceof SessionEnded) {
           await this.#renew(live)
-          if (repeatable) continue
+          if (harmless) continue
           throw new Unavailable('the session was made anew; whether the last request took effect is not known')
         }
         if (!(error instanceof Unavailable)) throw error
@@ -281,7 +283,8 @@ export class Session<O extends Owner = Owner> {
   }
 
   async #exchange(live: Live, method: string, path: string, options: RequestOptions): Promise<SealedResponse> {
-    const { headers = {}, body = null, signal = null } = options
+    const { body = null, signal = null, idempotencyKey } = options
+    const headers = { ...options.headers, ...(idempotencyKey && { 'idempotency-key': idempotencyKey }) }
     const n = live.nextApp++
     const timer = deadline(
       this.#options.answerSeconds ?? DEFAULT_ANSWER_SECONDS,
@@ -347,8 +350,13 @@ type Deadline = Readonly<{ signal: AbortSignal; rearm(seconds: number): void; cl
 
 function deadline(seconds: number, what: string, closed: AbortSignal, own: AbortSignal | null): Deadline {
   const late = new AbortController()
-  const start = (after: number) =>
-    setTimeout(() => late.abort(new Unavailable(`${what} took longer than ${after} s`)), after * 1000)
+  const start = (after: number) => {
+    const fire = () => late.abort(new Unavailable(`${what} took longer than ${after} s`))
+    const timer: unknown = setTimeout(fire, after * 1000)
+    // In Node, an answer that nobody reads must not keep the program from ending.
+    if (typeof timer === 'object') (timer as { unref(): void }).unref()
+    return timer as ReturnType<typeof setTimeout>
+  }
   let timer = start(seconds)
   return {
     signal: AbortSignal.any([closed, late.signal, ...(own ? [own] : [])]),

@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { startRole } from '../role.ts'
 import { startEdge } from './server.ts'
 
-export async function main(args: readonly string[]): Promise<void> {
-  const role = startRole('edge', args)
+const role = startRole('edge')
+try {
   const edge = await startEdge(role.run, role.config.listen)
   const host = edge.host.includes(':') ? `[${edge.host}]` : edge.host
   writeFileSync(join(role.run, 'edge.address'), `${host}:${edge.port}\n`)
@@ -14,6 +14,7 @@ export async function main(args: readonly string[]): Promise<void> {
   })
   process.once('SIGTERM', () => void edge.drain().then(() => process.exit(0)))
   role.send('r')
+} catch (error) {
+  console.error(`edge: ${error instanceof Error ? error.message : String(error)}`)
+  process.exit(1)
 }
-
-if (import.meta.main) await main(process.argv.slice(2))

@@ -23,7 +23,7 @@ import {
 } from '../../attestation/session/index.ts'
 import type { Pod } from './pod.ts'
 import { release } from './release.ts'
-import { isOwners, principalName, type Session } from './sessions.ts'
+import { isOwners, type Session } from './sessions.ts'
 
 const LOCK_ENTRY_MS = 2_000
 
@@ -74,7 +74,7 @@ function refused(pod: Pod, session: Session, error: unknown): ControlAnswer {
   }
   if (!(error instanceof Refusal)) throw error
   const { step, code, detail } = error.reason
-  pod.audit.note(pod.clock.now(), code, principalName(session.principal))
+  pod.audit.note(pod.clock.now(), code, session.name)
   return { kind: 'refused', state, step, code, detail }
 }
 

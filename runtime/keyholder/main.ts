@@ -114,7 +114,7 @@ async function main(): Promise<void> {
   const { promise: keyholder, resolve } = Promise.withResolvers<Keyholder>()
   const handOver = async () => {
     const message = await (await keyholder).handOver()
-    if (message === null) return // locked instead: the supervisor ends this process
+    if (message === null) process.exit(1) // nothing to hand over: a lock
     writeHandover(message)
     process.exit(0)
   }

@@ -8,7 +8,7 @@ import { encodeScopes, itemKey, mayUse, operation, type Principal } from '../../
 import type { Of } from '../../attestation/wire.ts'
 import type { Ledger, Split } from './ledger.ts'
 import { forWire, type Pod } from './pod.ts'
-import { isOwners, principalName, type Session } from './sessions.ts'
+import { isOwners, type Session } from './sessions.ts'
 import { type apiRequest, type GrantVerb, grantVerbs, type keyholderAnswer } from './verbs.ts'
 
 export type ApiRequest = Of<typeof apiRequest>
@@ -36,8 +36,7 @@ export class Requests {
     } catch (error) {
       if (!(error instanceof Refusal)) throw error
       const session = 'sid' in request ? this.#pod.sessions.live(request.sid) : null
-      const name = session === null ? 'nobody' : principalName(session.principal)
-      this.#pod.audit.note(this.#pod.clock.now(), error.reason.code, name)
+      this.#pod.audit.note(this.#pod.clock.now(), error.reason.code, session?.name ?? 'nobody')
       return { kind: 'refused', code: error.reason.code }
     }
   }
@@ -101,21 +100,21 @@ export class Requests {
   #openKeys({ sid, rows, buckets }: Asked<'openKeys'>): KeyholderAnswer {
     const pod = this.#pod
     const ledger = pod.readable()
-    const { principal, keyCount } = this.#session(sid)
+    const { principal, keyCount, name } = this.#session(sid)
     for (const { coll } of rows) checkScope(principal, 'read', coll)
     keyCount.take(rows.length, pod.ports.monotonic())
     this.#touchLeases(principal)
     const find = ledger.lookup(buckets)
     const keys = rows.map(row => {
       const leased = pod.leases.collection(row.coll, operation.open, row.epoch)
-      if (!isNamed(find, row)) return this.#noteTampering(principal)
+      if (!isNamed(find, row)) return this.#noteTampering(name)
       return itemKey(pod.ports.p, leased.key, row.id, row.version, row.salt)
     })
     return { kind: 'keys', keys }
   }
 
-  #noteTampering(principal: Principal): null {
-    this.#pod.audit.note(this.#pod.clock.now(), 'tampered', principalName(principal))
+  #noteTampering(name: string): null {
+    this.#pod.audit.note(this.#pod.clock.now(), 'tampered', name)
     return null
   }
 

@@ -15,6 +15,8 @@ export const SESSIONS_PER_DEVICE = 32
 export const MAX_SESSIONS = 2048
 
 export type Session = PodSession & {
+  /** Whose it is. */
+  readonly name: string
   readonly ctlKeys: StreamKeys
   /** Of control streams; that of application streams is the api's. */
   readonly window: Window
@@ -36,8 +38,8 @@ export type Inherited = Readonly<{
   keysUsed: number
 }>
 
-/** Whose it is: sessions are counted and refusals noted by this. */
-export const principalName = (principal: Principal): string =>
+/** Sessions are counted and refusals noted by this. */
+const principalName = (principal: Principal): string =>
   principal.kind === 'root' ? 'root' : `${principal.kind} ${hex(principal.serial)}`
 
 /** Requests under these credentials keep leases from idling out (2.6). */
@@ -63,11 +65,13 @@ export class Sessions {
   /** Adds a session; the device's least recently used one makes room for its 33rd, and is returned. */
   add(session: PodSession, inherited: Inherited | null = null): { added: Session; displaced: Session | null } {
     if (this.#sessions.size >= MAX_SESSIONS) throw new Unavailable('too many sessions', 60)
-    const displaced = this.#makeRoom(session.principal)
+    const name = principalName(session.principal)
+    const displaced = this.#makeRoom(name)
     const now = this.#monotonic()
     const allowance = isOwners(session.principal) ? deviceAllowance : grantAllowance
     const added: Session = {
       ...session,
+      name,
       ctlKeys: streamKeys(this.#p, session.ctl),
       window: inherited?.window ?? new Window(),
       keyCount: new KeyCount(allowance, now, inherited?.keysUsed),
@@ -80,9 +84,8 @@ export class Sessions {
     return { added, displaced }
   }
 
-  #makeRoom(principal: Principal): Session | null {
-    const name = principalName(principal)
-    const same = this.all().filter(each => principalName(each.principal) === name)
+  #makeRoom(name: string): Session | null {
+    const same = this.all().filter(each => each.name === name)
     if (same.length < SESSIONS_PER_DEVICE) return null
     const oldest = same.reduce((a, b) => (b.usedAt < a.usedAt ? b : a))
     this.#sessions.delete(hex(oldest.sid))

@@ -34,7 +34,7 @@ type Pod = {
   streams: LinkStream[]
   /** What the keyholder answers to `status`. */
   phase: { now: number }
-  endKeyholder(): Promise<void>
+  endKeyholder: () => Promise<void>
 }
 
 const sid = '00112233445566778899aabbccddeeff'
