@@ -2,7 +2,6 @@
 import { Rejection } from '../../attestation/errors.ts'
 import { headKey, type Head } from '../../attestation/log/head.ts'
 import type { Primitives } from '../../attestation/primitives/primitives.ts'
-import { decodeLaunchConfig } from '../../attestation/session/launch.ts'
 import {
   collectionKey,
   type ControlAnswer,
@@ -91,8 +90,7 @@ export async function releaseKeys(session: Session<ReleasingOwner>, options: Rel
 }
 
 async function keysOf(session: Session<ReleasingOwner>, options: ReleaseOptions): Promise<ReleasedKey[]> {
-  const { owner, primitives: p } = session
-  const { podId } = decodeLaunchConfig(owner.launch)
+  const { owner, podId, primitives: p } = session
   const { ors, drs, epoch } = owner.roots
   const [fixed, data] = [p.macKey(ors), p.macKey(drs)]
   const one = (
@@ -117,7 +115,7 @@ async function keysOf(session: Session<ReleasingOwner>, options: ReleaseOptions)
 function headMacKey(session: Session<ReleasingOwner>) {
   const { owner, primitives: p } = session
   const { drs, epoch } = owner.roots
-  const key = stateKey(p, p.macKey(drs), decodeLaunchConfig(owner.launch).podId, epoch)
+  const key = stateKey(p, p.macKey(drs), session.podId, epoch)
   try {
     return headKey(p, p.macKey(key))
   } finally {

@@ -114,6 +114,7 @@ export async function connect<O extends Owner>(
 
 export class Session<O extends Owner = Owner> {
   readonly owner: O
+  readonly podId: Uint8Array
   readonly heads: HeadKeeper
   readonly primitives: Primitives
   readonly clock: Clock
@@ -127,6 +128,7 @@ export class Session<O extends Owner = Owner> {
   /** Use {@link connect}. */
   constructor(url: string, owner: O, heads: HeadKeeper, options: ConnectOptions & { primitives: Primitives }) {
     this.owner = owner
+    this.podId = decodeLaunchConfig(owner.launch).podId
     this.heads = heads
     this.primitives = options.primitives
     this.clock = options.clock ?? systemClock
