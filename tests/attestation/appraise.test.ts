@@ -9,6 +9,7 @@ import { nodePrimitives } from '../../attestation/primitives/node.ts'
 import { webPrimitives } from '../../attestation/primitives/web.ts'
 import { decodeCertificateTable, encodeCertificateTable } from '../../attestation/snp/certificate-table.ts'
 import type { Product } from '../../attestation/snp/tcb.ts'
+import { lenient } from '../support/policies.ts'
 import { chipId, good, launch, manifest, nonce, NOW, type Variation } from '../support/silicon.ts'
 
 const node = nodePrimitives(nodeCrypto)
@@ -120,6 +121,20 @@ test('a waived rule is in the steps and in the claims, with its reason', async t
   if (!verdict.accepted) return t.fail(verdict.detail)
   t.deepEqual(verdict.steps.at(-1), { step: 'platform', rule: 'platform', outcome: 'waived', detail: reason })
   t.deepEqual(AppraisedPod.claims(verdict.pod).waivers.at(-1), { rule: 'platform', reason })
+  return undefined
+})
+
+test('every rule that is waived is named, and only the binding cannot be', async t => {
+  const { acceptSimulatedEvidence: _, ...rules } = lenient
+  const { evidence, given } = await good({
+    policy: { ...rules, product: { waive: 'a' }, endorsementKey: { waive: 'b' } },
+  })
+  const verdict = await appraise(evidence, given)
+  if (!verdict.accepted) return t.fail(verdict.detail)
+  const named = AppraisedPod.claims(verdict.pod).waivers.map(({ rule }) => rule)
+  t.deepEqual(named.toSorted(), Object.keys(lenient).toSorted())
+  const elsewhere = await appraise(evidence, { ...given, nonce: new Uint8Array(64) })
+  t.like(elsewhere, { accepted: false, code: 'binding' })
   return undefined
 })
 

@@ -156,6 +156,8 @@ const pss = bytes(
 const sha256Rsa = bytes('300d06092a864886f70d01010b0500')
 const commonName = (name: string, type = '550403') =>
   element(tag.set, element(tag.sequence, element(tag.oid, bytes(type)), element(tag.utf8String, text(name))))
+const name = (of: number, value: Uint8Array) =>
+  element(tag.set, element(tag.sequence, element(tag.oid, bytes('550403')), element(of, value)))
 const time = (value: string, of: number = tag.utcTime) => element(of, text(value))
 const point = element(tag.bitString, concat(Uint8Array.of(0, 4), new Uint8Array(96)))
 const p384 = bytes('301006072a8648ce3d020106052b81040022')
@@ -230,6 +232,12 @@ const malformed: Record<string, Partial<typeof parts>> = {
   'a subject without a common name': { subject: element(tag.sequence, commonName('SEV-VCEK', '55040a')) },
   'a subject with two common names': { subject: element(tag.sequence, commonName('SEV-VCEK'), commonName('SEV-VCEK')) },
   'a name whose parts are empty': { subject: element(tag.sequence, element(tag.set)) },
+  'a name that is not UTF-8': { subject: element(tag.sequence, name(tag.utf8String, Uint8Array.of(0x41, 0xff))) },
+  'a printable name that is not ASCII': { subject: element(tag.sequence, name(tag.printableString, text('SÉV'))) },
+  'a name of another type': { subject: element(tag.sequence, name(0x1e, Uint8Array.of(0, 0x41))) },
+  'a third time': {
+    validity: element(tag.sequence, time('250101000000Z'), time('260101000000Z'), time('270101000000Z')),
+  },
   'a time without seconds': validity(time('2501010000Z')),
   'a time with an offset': validity(time('250101000000+0100')),
   'a thirteenth month': validity(time('251301000000Z')),
@@ -259,6 +267,13 @@ const malformed: Record<string, Partial<typeof parts>> = {
       ),
     ),
   ),
+  'more behind the value of an extension': extensions(
+    element(tag.sequence, element(tag.oid, bytes('2b06010401')), element(tag.octetString), bytes('0500')),
+  ),
+  'more behind the list of extensions': {
+    extensions: element(explicit(3), element(tag.sequence, extension('2b06010401', bytes('0500'))), bytes('0500')),
+  },
+  'more than eight kilobytes': extensions(extension('2b06010401', new Uint8Array(8192))),
   'not critical, spelled out': extensions(extension('2b06010401', bytes('0500'), bytes('010100'))),
   'critical as another byte than ff': extensions(extension('2b06010401', bytes('0500'), bytes('010101'))),
   'an identifier that does not end': extensions(extension('2b0601048f', bytes('0500'))),
@@ -308,21 +323,31 @@ test('revocation lists: other versions, negative numbers and critical extensions
   t.throws(() => parseRevocationList(listOf(v2, element(explicit(0), critical)), 'list'), { name: 'Unsupported' })
   const perEntry = element(tag.sequence, entry(Uint8Array.of(5), critical))
   t.throws(() => parseRevocationList(listOf(v2, perEntry), 'list'), { name: 'Unsupported' })
+  const benign = element(tag.sequence, extension('551d14', bytes('020101')))
+  t.is(parseRevocationList(listOf(v2, element(explicit(0), benign)), 'list').revoked.size, 0)
+  for (const rest of [
+    [element(tag.sequence, entry(Uint8Array.of(5), benign, bytes('0500')))],
+    [element(explicit(0), benign, bytes('0500'))],
+    [element(explicit(0), benign), bytes('0500')],
+  ]) {
+    t.throws(() => parseRevocationList(listOf(v2, ...rest), 'list'), { instanceOf: Malformed })
+  }
   t.throws(() => parseRevocationList(listOf(v2, bytes('0500')), 'list'), { instanceOf: Malformed })
 })
 
-const lengths: Record<string, string> = {
-  'indefinite length': '3080020100',
-  'a length of one byte in the long form': '3081030201000000',
-  'a length of two bytes that fits one': `308200ff${'00'.repeat(255)}`,
-  'a length of four bytes': '3084000000030201',
-  'a length beyond the end': '3004020100',
-  'no length': '30',
-  'a tag number of two bytes': '3f8103',
+const lengths: Record<string, readonly [input: string, says: RegExp]> = {
+  'indefinite length': ['3080020100', /indefinite/],
+  'a length of one byte in the long form': ['3081030201000000', /shortest form/],
+  'a length of two bytes that fits one': [`308200ff${'00'.repeat(255)}`, /shortest form/],
+  'a length of four bytes': ['3084000000030201', /more than three bytes/],
+  'a length beyond the end': ['3004020100', /truncated/],
+  'no length': ['30', /truncated/],
+  'nothing at all': ['', /truncated/],
+  'a tag number of two bytes': ['3f8103', /expected sequence/],
 }
-for (const [name, input] of Object.entries(lengths)) {
+for (const [name, [input, message]] of Object.entries(lengths)) {
   test(`malformed: ${name}`, t => {
-    t.throws(() => new Der(bytes(input), 'test').sequence('sequence'), { instanceOf: Malformed })
+    t.throws(() => new Der(bytes(input), 'test').sequence('sequence'), { instanceOf: Malformed, message })
   })
 }
 

@@ -224,6 +224,17 @@ const rows: Record<string, Row> = {
     extensions: without('5'),
   },
 
+  'a product name followed by more': {
+    step: 'format',
+    code: 'malformed',
+    extensions: replaced('2', Uint8Array.of(0x16, 5, 71, 101, 110, 111, 97, 0)),
+  },
+  'a certificate with a key of another kind': {
+    step: 'endorsement',
+    code: 'chain-invalid',
+    leaf: () => ({ publicKey: keys.ask.publicKey }),
+  },
+
   // 6 signature
   "another key than the certificate's": {
     step: 'signature',
@@ -390,6 +401,21 @@ const issued: Record<string, Readonly<{ step: Step; code: Code; make: () => Prom
     code: 'chain-invalid',
     make: async () => intermediateOf([ca]),
   },
+  'constraints followed by more': {
+    step: 'format',
+    code: 'malformed',
+    make: async () => intermediateOf([basicConstraints('30060101ff0201000500'), signsCertificates]),
+  },
+  'constraints with more inside': {
+    step: 'format',
+    code: 'malformed',
+    make: async () => intermediateOf([basicConstraints('30080101ff0201000500'), signsCertificates]),
+  },
+  'a key usage followed by more': {
+    step: 'format',
+    code: 'malformed',
+    make: async () => intermediateOf([ca, keyUsage('030202040500')]),
+  },
   'an intermediate that has expired': {
     step: 'chain',
     code: 'certificate-expired',
@@ -424,6 +450,11 @@ const issued: Record<string, Readonly<{ step: Step; code: Code; make: () => Prom
     step: 'revocation',
     code: 'crl-invalid',
     make: async () => withList(await issueRevocationList(asAuthority('Genoa', 'VCEK'), list)),
+  },
+  "a list in another's name, with the root's key": {
+    step: 'revocation',
+    code: 'crl-invalid',
+    make: async () => withList(await issueRevocationList({ ...root, commonName: 'ARK-Milan' }, list)),
   },
   'a list that another key signed': {
     step: 'revocation',
