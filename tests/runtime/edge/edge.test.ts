@@ -378,20 +378,22 @@ test('a role that does not read stops the upload, a client that does not read st
   reading.request.end('x')
   const response = await reading.response
   response.pause()
-  await sleep(300)
-  const before = written
-  await sleep(100)
-  t.is(written, before, 'the answer goes on although nobody reads')
-  t.true(written < 16 * 1024 * 1024)
+  const limit = 16 * 1024 * 1024 // what the kernel and both ends hold, several times over
+  for (let before = -1; written !== before && written < limit; await sleep(300)) before = written
+  t.true(written > 0 && written < limit, `${written} bytes went to a client that reads nothing`)
   response.destroy()
 })
 
 test('a flood of hellos is limited, and an open session keeps working (row 45)', async t => {
   const { url, asked } = await pod(t)
+  const startedAt = performance.now()
   const flood = await Promise.all(Array.from({ length: 200 }, () => post(`${url}/pas/hello`, utf8('x'))))
+  const seconds = (performance.now() - startedAt) / 1000
+  const passed = flood.filter(response => response.status === 200)
   const refused = flood.filter(response => response.status === 429)
-  t.true(refused.length >= 200 - PER_SOURCE.burst - 2 * PER_SOURCE.perSecond, `${refused.length} refused`)
-  t.is(asked.length, 200 - refused.length)
+  t.is(passed.length + refused.length, 200)
+  t.is(asked.length, passed.length)
+  t.true(passed.length <= PER_SOURCE.burst + seconds * PER_SOURCE.perSecond + 1, `${passed.length} passed`)
   for (const response of refused) t.regex(response.headers.get('retry-after') ?? '', /^[1-9][0-9]*$/)
   const response = await post(`${url}/pas/s/${sid}`, utf8('still open'), { 'pas-stream': '5' })
   t.deepEqual(await bodyOf(response), utf8('still open'))
