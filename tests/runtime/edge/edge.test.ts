@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
-import { concat, hex, utf8 } from '../../../attestation/bytes.ts'
+import { concat, hex, utf8, utf8Text } from '../../../attestation/bytes.ts'
 import { decode, encodeAs, type Of } from '../../../attestation/wire.ts'
 import { PER_SOURCE } from '../../../runtime/edge/buckets.ts'
 import { type Edge, startEdge } from '../../../runtime/edge/server.ts'
@@ -161,17 +161,20 @@ async function raw(port: number, head: string, body: Uint8Array = new Uint8Array
 test('every failure is the same answer, byte for byte, and none comes before 20 ms', async t => {
   const { edge } = await pod(
     t,
-    () => reset.refused,
-    stream => stream.reset(reset.refused),
+    verb => ('body' in verb && utf8Text(verb.body) === 'bad' ? reset.refused : utf8('fine')),
+    async stream => {
+      for await (const chunk of stream) if (utf8Text(chunk) === 'bad') stream.reset(reset.refused)
+      await stream.end(utf8('fine'))
+    },
   )
   const request = (method: string, path: string, headers: string, body = 'x') =>
     [`${method} ${path} HTTP/1.1\r\nHost: pod\r\n${headers}Content-Length: ${body.length}\r\n\r\n`, utf8(body)] as const
   const pas = 'Content-Type: application/pas1+cbor\r\n'
   const failures = {
-    'a hello that fails': request('POST', '/pas/hello', pas),
-    'an auth that fails': request('POST', '/pas/auth', pas),
-    'a control message that fails': request('POST', `/pas/c/${sid}`, `${pas}PAS-Stream: 1\r\n`),
-    'a stream that fails': request('POST', `/pas/s/${sid}`, `${pas}PAS-Stream: 1\r\n`),
+    'a hello that fails': request('POST', '/pas/hello', pas, 'bad'),
+    'an auth that fails': request('POST', '/pas/auth', pas, 'bad'),
+    'a control message that fails': request('POST', `/pas/c/${sid}`, `${pas}PAS-Stream: 1\r\n`, 'bad'),
+    'a stream that fails': request('POST', `/pas/s/${sid}`, `${pas}PAS-Stream: 1\r\n`, 'bad'),
     'a hello that is too long': request('POST', '/pas/hello', pas, 'x'.repeat(HELLO_CAP + 1)),
     'an auth that is too long': request('POST', '/pas/auth', pas, 'x'.repeat(AUTH_CAP + 1)),
     'another content type': request('POST', '/pas/hello', 'Content-Type: application/json\r\n'),
