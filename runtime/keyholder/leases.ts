@@ -7,7 +7,7 @@
 import { hex } from '../../attestation/bytes.ts'
 import { Rejection } from '../../attestation/errors.ts'
 import type { MacKey } from '../../attestation/primitives/primitives.ts'
-import { type Lease, type Purpose, purpose } from '../../attestation/session/index.ts'
+import { type Lease, purpose } from '../../attestation/session/index.ts'
 import type { PodClock } from './clock.ts'
 
 export type LeasedKey = Readonly<{
@@ -28,6 +28,7 @@ export class Leases {
   /** Keys of each collection, the highest epoch first. */
   readonly #collections = new Map<string, LeasedKey[]>()
   #lastUse = 0
+  #ended: 'none' | 'some' | 'lock' = 'none'
 
   constructor(clock: PodClock) {
     this.#clock = clock
@@ -39,20 +40,28 @@ export class Leases {
 
   put(keys: readonly LeasedKey[]): void {
     for (const key of keys) this.#keys.set(hex(key.kid), key)
+    this.#index()
+  }
+
+  #index(): void {
     this.#collections.clear()
     for (const key of this.#keys.values()) {
       if (key.purpose !== purpose.collection) continue
       const name = hex(key.collection)
+      const epochs = [...(this.#collections.get(name) ?? []), key]
       this.#collections.set(
         name,
-        [...(this.#collections.get(name) ?? []), key].sort((a, b) => b.epoch - a.epoch),
+        epochs.sort((a, b) => b.epoch - a.epoch),
       )
     }
   }
 
   /** A request under the owner's or a device's credential. Grants, jobs and keep-alives never come here. */
   touch(): void {
-    this.#lastUse = this.#clock.now()
+    const now = this.#clock.now()
+    if (now === this.#lastUse) return
+    this.#forgetEnded(now) // first: what has idled out is not revived
+    this.#lastUse = now
   }
 
   /** When this lease ends, by the pod's `now`. */
@@ -61,41 +70,38 @@ export class Leases {
     return Math.min(key.grantedAt + key.lease.maxSeconds, idle)
   }
 
-  #open(key: LeasedKey): boolean {
-    return this.#clock.now() < this.endsAt(key)
+  #forgetEnded(now: number): void {
+    const before = this.#keys.size
+    for (const [kid, key] of this.#keys) {
+      if (now < this.endsAt(key)) continue
+      this.#keys.delete(kid)
+      if (this.#ended !== 'lock') this.#ended = key.purpose === purpose.collection ? 'some' : 'lock'
+    }
+    if (this.#keys.size < before) this.#index()
   }
 
   /** The key of a collection for an operation: of this epoch, or of the newest where none is named. */
   collection(coll: Uint8Array, wanted: number, epoch?: number): LeasedKey {
+    const now = this.#clock.now()
     for (const key of this.#collections.get(hex(coll)) ?? []) {
       if (epoch !== undefined && key.epoch !== epoch) continue
       if ((key.lease.operations & wanted) !== wanted) continue
-      if (!this.#open(key)) continue
+      if (now >= this.endsAt(key)) continue
       return key
     }
     throw new Rejection('release', 'lease', 'no open lease on this collection for this operation')
   }
 
-  /** Whether some lease has ended, and whether that is the end of the unlocked state. */
+  /** Whether a lease has ended since the process began, and whether that is the end of the unlocked state. */
   ended(): 'none' | 'some' | 'lock' {
-    let some = false
-    for (const key of this.#keys.values()) {
-      if (this.#open(key)) continue
-      if (key.purpose !== purpose.collection) return 'lock'
-      some = true
-    }
-    return some ? 'some' : 'none'
+    this.#forgetEnded(this.#clock.now())
+    return this.#ended
   }
 
   /** What is still leased: for `status` and for the successor. */
   open(): LeasedKey[] {
-    return [...this.#keys.values()].filter(key => this.#open(key))
-  }
-
-  /** The key of that purpose which the pod has one of. */
-  single(forPurpose: Purpose): LeasedKey | null {
-    for (const key of this.#keys.values()) if (key.purpose === forPurpose && this.#open(key)) return key
-    return null
+    this.#forgetEnded(this.#clock.now())
+    return [...this.#keys.values()]
   }
 
   get lastUse(): number {

@@ -104,6 +104,7 @@ export class Pod {
 
   /** The log, where keys open rows; what it is not, by code, where they do not. */
   readable(): Ledger {
+    if (this.leases.ended() === 'lock') this.lock()
     if (this.ledger === null || this.phase < podState.unlocked) throw new Rejection('release', 'locked', 'locked')
     return this.ledger
   }
