@@ -6,19 +6,16 @@ import * as crypto from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { url as inspectorUrl } from 'node:inspector'
 import { join } from 'node:path'
-import { Refusal, Unavailable } from '../../attestation/errors.ts'
 import { nodePrimitives } from '../../attestation/primitives/node.ts'
 import { decodeLaunchConfig, launchHash, routingId } from '../../attestation/session/index.ts'
-import { decode, encodeAs } from '../../attestation/wire.ts'
 import { simulatedAttester } from '../attester/simulated.ts'
-import { KEYHOLDER_VERB_CAP, keyholderVerb, phases, sockets, statusAnswer } from '../edge/verbs.ts'
-import { type Link, type LinkStream, listen, reset } from '../link.ts'
+import { sockets } from '../edge/verbs.ts'
+import { listen } from '../link.ts'
 import { type Role, readHandover, startRole, writeHandover } from '../role.ts'
 import type { RoleConfigs } from '../config.ts'
 import { decodeHandover, type Handover } from './handover.ts'
-import { Keyholder, type Ports, UnknownSession } from './keyholder.ts'
-import { ask, question } from './messages.ts'
-import { apiAnswer, apiRequest, keyholderAnswer, keyholderRequest, MESSAGE_CAP } from './verbs.ts'
+import { Keyholder, type Ports } from './keyholder.ts'
+import { ApiLink, serveEdge } from './serve.ts'
 
 type KeyholderRole = Role<RoleConfigs['keyholder']>
 
@@ -57,56 +54,6 @@ function readIdentity(role: KeyholderRole, handover: Handover | null) {
   return { owner, podId, launch, bootId, rid: routingId(p, owner.key), manifest: role.config.manifestVersion }
 }
 
-/** What a refusal is on the edge's link (PROTOCOL 2.8): nothing of its cause leaves this process. */
-function resetCode(error: unknown) {
-  if (error instanceof UnknownSession) return reset.unknownSession
-  if (error instanceof Unavailable) return reset.busy
-  if (error instanceof Refusal) return reset.refused
-  return reset.gone
-}
-
-async function answerEdge(keyholder: Keyholder, head: Uint8Array): Promise<Uint8Array> {
-  const verb = decode(keyholderVerb, head, KEYHOLDER_VERB_CAP)
-  if (verb.kind === 'hello') return await keyholder.hello(verb.body)
-  if (verb.kind === 'auth') return await keyholder.auth(verb.body)
-  if (verb.kind === 'control') return await keyholder.control(verb.sid, verb.n, verb.body)
-  return encodeAs(statusAnswer, keyholder.phase satisfies keyof typeof phases & number)
-}
-
-async function serveEdge(keyholder: Promise<Keyholder>, stream: LinkStream): Promise<void> {
-  try {
-    await stream.end(await answerEdge(await keyholder, stream.head))
-  } catch (error) {
-    stream.reset(resetCode(error))
-  }
-}
-
-/** The api's link: the one that attached last is the one over which the keyholder asks. */
-class ApiLink {
-  #link: Link | null = null
-
-  readonly store: Ports['store'] = {
-    ask: async request => {
-      if (this.#link === null) throw new Unavailable('the api is not there')
-      const answer = await ask(this.#link, encodeAs(keyholderRequest, request))
-      return decode(apiAnswer, answer, MESSAGE_CAP)
-    },
-  }
-
-  async serve(pending: Promise<Keyholder>, stream: LinkStream, link: Link): Promise<void> {
-    const keyholder = await pending
-    const request = decode(apiRequest, await question(stream), MESSAGE_CAP)
-    const answer = await keyholder.answer(request)
-    await stream.end(encodeAs(keyholderAnswer, answer))
-    if (request.kind !== 'attach') return
-    this.#link = link
-    void link.closed.then(() => {
-      if (this.#link === link) this.#link = null
-    })
-    await keyholder.announce()
-  }
-}
-
 async function main(): Promise<void> {
   if (inspectorUrl() !== undefined) throw new Error('a keyholder runs without an inspector')
   const role = startRole('keyholder')
@@ -123,7 +70,9 @@ async function main(): Promise<void> {
   await listen(join(role.run, sockets.keyholderApi), (stream, link) => api.serve(keyholder, stream, link))
   role.send('r')
 
-  const handover = decodeHandover(await readHandover())
+  const message = await readHandover()
+  const handover = decodeHandover(message)
+  message.fill(0)
   const attester = simulatedAttester(p, role.config.attester.socket)
   const ports: Ports = { p, attester, supervisor, store: api.store, monotonic, delay }
   const made = new Keyholder(ports, readIdentity(role, handover))

@@ -3,7 +3,7 @@
  * its limits, and about rows that the map names. All of it is synchronous but the wait for one's turn to commit.
  */
 import { equal } from '../../attestation/bytes.ts'
-import { Refusal, Rejection } from '../../attestation/errors.ts'
+import { Refusal, Rejection, Unavailable } from '../../attestation/errors.ts'
 import { encodeScopes, itemKey, mayUse, operation, type Principal } from '../../attestation/session/index.ts'
 import type { Of } from '../../attestation/wire.ts'
 import type { Ledger, Split } from './ledger.ts'
@@ -34,6 +34,7 @@ export class Requests {
       this.#pod.checkAlive()
       return await this.#carryOut(request)
     } catch (error) {
+      if (error instanceof Unavailable) return { kind: 'refused', code: 'unavailable' }
       if (!(error instanceof Refusal)) throw error
       const session = 'sid' in request ? this.#pod.sessions.live(request.sid) : null
       this.#pod.audit.note(this.#pod.clock.now(), error.reason.code, session?.name ?? 'nobody')
@@ -169,12 +170,12 @@ export class Requests {
   /** One commit of the api's is outstanding or waiting, never more. */
   async #takeTurn(): Promise<void> {
     if (this.#waiting || this.#outstanding !== null || this.#split !== null) {
-      throw new Rejection('data', 'conflict', 'a commit is outstanding')
+      throw new Unavailable('a commit is outstanding')
     }
     this.#waiting = true
     try {
       const mine = await this.#pod.turn.take(this.#pod.ports.delay(TURN_MS))
-      if (!mine) throw new Rejection('data', 'conflict', 'a commit of the keyholder is outstanding')
+      if (!mine) throw new Unavailable('a commit of the keyholder is outstanding')
     } finally {
       this.#waiting = false
     }

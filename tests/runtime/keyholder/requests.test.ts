@@ -278,7 +278,7 @@ test('one commit is outstanding at a time, and only the one that was prepared is
   }
   const first = await append(1)
   t.is(codeOf(first), 'prepared')
-  t.is(codeOf(await append(2)), 'conflict')
+  t.is(codeOf(await append(2)), 'unavailable')
   t.is(codeOf(await world.ask({ kind: 'adopt', seq: 99 })), 'conflict')
   t.is(codeOf(await world.ask({ kind: 'abandon', seq: 99 })), 'conflict')
   const head = await world.ask({ kind: 'head' })
@@ -330,7 +330,7 @@ test('a crowded map is split, some buckets at a time, and not before it is crowd
   t.is(codeOf(await world.ask({ kind: 'split', buckets: old.slice(1, 3), last: 0 })), 'tampered')
   const halves = await world.ask({ kind: 'split', buckets: old.slice(0, 10), last: 0 })
   const changes = [change(client.sid, 60_000)]
-  t.is(codeOf(await world.ask({ kind: 'append', changes, buckets: world.bucketsOf(changes) })), 'conflict')
+  t.is(codeOf(await world.ask({ kind: 'append', changes, buckets: world.bucketsOf(changes) })), 'unavailable')
   const last = await world.ask({ kind: 'split', buckets: old.slice(10), last: 1 })
   if (halves.kind !== 'halves' || last.kind !== 'prepared') return t.fail()
   t.is(halves.buckets.length + last.commit.buckets.length, 2 * old.length)
