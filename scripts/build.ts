@@ -78,6 +78,14 @@ function replaceFile(path: string, data: string | Uint8Array): void {
   renameSync(temporary, path)
 }
 
+/** One file with everything that the entry imports, and the paths of what went into it. */
+export async function bundle(entry: string): Promise<{ output: Uint8Array; inputs: string[] }> {
+  const result = await build({ ...options, entryPoints: [entry], outfile: join(root, 'build', 'bundle.mjs') })
+  const output = result.outputFiles?.[0]?.contents
+  if (!output) throw new Error(`esbuild made no output for ${entry}`)
+  return { output, inputs: Object.keys(result.metafile?.inputs ?? {}) }
+}
+
 export type BuildNote = { role: string; state: 'built' | 'current' | 'skipped'; detail: string }
 
 export async function buildRoles(): Promise<BuildNote[]> {
@@ -96,11 +104,9 @@ export async function buildRoles(): Promise<BuildNote[]> {
       notes.push({ role, state: 'current', detail: `build/roles/${role}.mjs` })
     } else {
       const inputsBefore = Date.now()
-      const result = await build({ ...options, entryPoints: [entry], outfile: outFile })
-      const output = result.outputFiles?.[0]?.contents
-      if (!output) throw new Error(`esbuild made no output for ${entry}`)
+      const { output, inputs: paths } = await bundle(entry)
       const inputs = Object.fromEntries(
-        Object.keys(result.metafile?.inputs ?? {})
+        paths
           .filter(path => !path.startsWith('node_modules/') && !path.includes(':'))
           .map(path => [path, hashOf(join(root, path)) ?? '']),
       )

@@ -2,7 +2,9 @@
  * What an installation with simulated silicon keeps beside its owner: the vendor's keys, and the release key that signs
  * reference values. Both are made on first use and belong to this installation alone.
  */
-import crypto from 'node:crypto'
+import crypto, { createHash } from 'node:crypto'
+import { readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { equal } from '../attestation/bytes.ts'
 import { nodePrimitives } from '../attestation/primitives/node.ts'
 import {
@@ -11,6 +13,8 @@ import {
   ReferenceValues,
   signReferenceValues,
 } from '../attestation/reference-values.ts'
+import { loadSilicon, mintSilicon, type Silicon } from '../attestation/silicon/silicon.ts'
+import { encode } from '../attestation/wire.ts'
 import type { StateFolder } from '../client/owner/folder.ts'
 
 const p = nodePrimitives(crypto)
@@ -79,4 +83,37 @@ async function newSeed(folder: StateFolder): Promise<Uint8Array> {
   const seed = p.random(32)
   await folder.write('release.key', seed)
   return seed
+}
+
+/** What runs in the pod, in order. The security processor itself is beneath it, and not part of what it measures. */
+const measuredRoles = ['api.mjs', 'edge.mjs', 'keyholder.mjs', 'migrate.mjs', 'supervisor.mjs'] as const
+
+/** MEASUREMENT: SHA-384 over the sorted (name, SHA-256) list of the role bundles in a folder. */
+export function measureRoles(rolesDir: string): Uint8Array {
+  const list = measuredRoles.map(name => {
+    const sha256 = createHash('sha256')
+      .update(readFileSync(join(rolesDir, name)))
+      .digest()
+    return [name, new Uint8Array(sha256)] as const
+  })
+  return new Uint8Array(
+    createHash('sha384')
+      .update(encode(['pas1 roles', list]))
+      .digest(),
+  )
+}
+
+/** This installation's vendor and chip, made on first use. The file holds private keys. */
+export async function installedSilicon(file: string, now = Math.floor(Date.now() / 1000)): Promise<Silicon> {
+  let saved: Uint8Array
+  try {
+    saved = readFileSync(file)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    const fresh = await mintSilicon(now)
+    writeFileSync(`${file}.new`, await fresh.save(), { mode: 0o600 })
+    renameSync(`${file}.new`, file)
+    return fresh
+  }
+  return loadSilicon(new Uint8Array(saved), now)
 }

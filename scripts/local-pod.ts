@@ -15,8 +15,7 @@ import type { StateFolder } from '../client/owner/folder.ts'
 import { type OpenOwner, OwnerHome } from '../client/owner/home.ts'
 import type { PodConfig } from '../runtime/config.ts'
 import type { SupervisorEvent } from '../runtime/supervisor/supervisor.ts'
-import { openInstallation } from './installation.ts'
-import { installedSilicon, measureRoles } from './security-processor.ts'
+import { installedSilicon, measureRoles, openInstallation } from './installation.ts'
 
 const p = nodePrimitives(crypto)
 const LOG_KEPT_BYTES = 16 * 1024

@@ -9,47 +9,15 @@
  */
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { chmodSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, readFileSync, rmSync } from 'node:fs'
 import { createServer, type Socket } from 'node:net'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { loadSilicon, mintSilicon, type Launch, type Silicon } from '../attestation/silicon/silicon.ts'
-import { decode, encode, encodeAs } from '../attestation/wire.ts'
+import type { Launch, Silicon } from '../attestation/silicon/silicon.ts'
+import { decode, encodeAs } from '../attestation/wire.ts'
 import { answer, frame, MESSAGE_CAP, onMessages, request } from '../runtime/attester/simulated.ts'
 import { podConfig, readConfig } from '../runtime/config.ts'
-
-/** What runs in the pod, in order. The security processor itself is beneath it, and not part of what it measures. */
-const measuredRoles = ['api.mjs', 'edge.mjs', 'keyholder.mjs', 'migrate.mjs', 'supervisor.mjs'] as const
-
-/** MEASUREMENT: SHA-384 over the sorted (name, SHA-256) list of the role bundles in a folder. */
-export function measureRoles(rolesDir: string): Uint8Array {
-  const list = measuredRoles.map(name => {
-    const sha256 = createHash('sha256')
-      .update(readFileSync(join(rolesDir, name)))
-      .digest()
-    return [name, new Uint8Array(sha256)] as const
-  })
-  return new Uint8Array(
-    createHash('sha384')
-      .update(encode(['pas1 roles', list]))
-      .digest(),
-  )
-}
-
-/** This installation's vendor and chip, made on first use. The file holds private keys. */
-export async function installedSilicon(file: string, now = Math.floor(Date.now() / 1000)): Promise<Silicon> {
-  let saved: Uint8Array
-  try {
-    saved = readFileSync(file)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
-    const fresh = await mintSilicon(now)
-    writeFileSync(`${file}.new`, await fresh.save(), { mode: 0o600 })
-    renameSync(`${file}.new`, file)
-    return fresh
-  }
-  return loadSilicon(new Uint8Array(saved), now)
-}
+import { installedSilicon, measureRoles } from './installation.ts'
 
 async function reply(silicon: Silicon, launch: Launch, message: Uint8Array): Promise<Uint8Array> {
   try {
@@ -109,9 +77,7 @@ async function main(): Promise<void> {
   pod.once('exit', code => process.exit(code ?? 1))
 }
 
-if (import.meta.main) {
-  main().catch(error => {
-    console.error(`security processor: ${error instanceof Error ? error.message : String(error)}`)
-    process.exit(1)
-  })
-}
+main().catch(error => {
+  console.error(`security processor: ${error instanceof Error ? error.message : String(error)}`)
+  process.exit(1)
+})

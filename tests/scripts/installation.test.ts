@@ -7,8 +7,7 @@ import { equal } from '../../attestation/bytes.ts'
 import { openReferenceValues, ReferenceValues } from '../../attestation/reference-values.ts'
 import { nodePrimitives } from '../../attestation/primitives/node.ts'
 import { StateFolder } from '../../client/owner/folder.ts'
-import { openInstallation } from '../../scripts/installation.ts'
-import { measureRoles } from '../../scripts/security-processor.ts'
+import { measureRoles, openInstallation } from '../../scripts/installation.ts'
 
 const p = nodePrimitives(crypto)
 const temporary = () => mkdtempSync(join(tmpdir(), 'silicon-'))
