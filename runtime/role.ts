@@ -2,10 +2,9 @@
  * What every role does to live under the supervisor: its configuration from the run directory, one-byte verbs on
  * descriptor 3, its end when the supervisor is gone. PROTOCOL 2.10: nothing else passes between a role and its starter.
  */
-import { closeSync, read, writeSync } from 'node:fs'
+import { closeSync, writeSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
 import { readConfig, roleConfig, type RoleConfigs } from './config.ts'
 
 /** From a role to the supervisor: ready, replace, lock, open the disk (32 key bytes follow). */
@@ -64,25 +63,40 @@ export function startRole<R extends keyof RoleConfigs>(
   }
 }
 
-const readSome = promisify(read)
-
-async function readExactly(length: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(length)
-  for (let at = 0; at < length; ) {
-    const { bytesRead } = await readSome(HANDOVER_IN_FD, bytes, at, length - at, null)
-    if (bytesRead === 0) throw new Error('the hand-over ended early')
-    at += bytesRead
-  }
-  return bytes
-}
-
-/** The keyholder's inheritance from its predecessor on descriptor 4, empty for the first one. */
-export async function readHandover(): Promise<Uint8Array> {
-  const length = new DataView((await readExactly(4)).buffer).getUint32(0)
-  if (length > HANDOVER_CAP) throw new RangeError(`a hand-over of ${length} bytes`)
-  const message = await readExactly(length)
-  closeSync(HANDOVER_IN_FD)
-  return message
+/**
+ * The keyholder's inheritance from its predecessor on descriptor 4, empty for the first one. By a socket, not a file
+ * read: a thread that waits in a read of a pipe would keep this process from ending with its supervisor.
+ */
+export function readHandover(): Promise<Uint8Array> {
+  return new Promise((done, fail) => {
+    const pipe = new Socket({ fd: HANDOVER_IN_FD, readable: true, writable: false })
+    const head = new Uint8Array(4)
+    let body: Uint8Array | null = null
+    let held = 0
+    const finish = (outcome: () => void) => {
+      pipe.destroy()
+      outcome()
+    }
+    pipe.on('error', error => finish(() => fail(error)))
+    pipe.on('data', (piece: Buffer) => {
+      for (let at = 0; at < piece.length; ) {
+        const into = body ?? head
+        const taken = piece.subarray(at, at + into.length - held)
+        into.set(taken, held)
+        at += taken.length
+        held += taken.length
+        if (held === into.length && body === null) {
+          const length = new DataView(head.buffer).getUint32(0)
+          if (length > HANDOVER_CAP) return finish(() => fail(new RangeError(`a hand-over of ${length} bytes`)))
+          body = new Uint8Array(length)
+          held = 0
+        }
+      }
+      piece.fill(0)
+      const message = body
+      if (message !== null && held === message.length) finish(() => done(message))
+    })
+  })
 }
 
 /** Passes the inheritance on by descriptor 5; returns when the kernel has it all. Call process.exit(0) next. */

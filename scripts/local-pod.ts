@@ -130,7 +130,7 @@ export async function startLocalPod(options: LocalPodOptions): Promise<LocalPod>
     void ended.then(() => fail(new Unavailable(`the pod did not start: ${log.trim() || 'no reason given'}`, 10)))
   })
   await up
-  const url = readFileSync(join(runDir, 'edge.address'), 'utf8').trim()
+  const url = `http://${readFileSync(join(runDir, 'edge.address'), 'utf8').trim()}`
   await owner.home.setUrl(url)
   return {
     url,

@@ -39,6 +39,7 @@ const START_PATIENCE_MS = 60_000
 const STOP_PATIENCE_MS = 30_000
 const POLL_MS = 10
 const LOG_KEPT_BYTES = 4096
+const LAST_WORDS_MS = 200
 
 const clusterOf = (options: ServerOptions) => join(options.dataDir, 'postgres')
 const socketsOf = (options: ServerOptions) => join(options.runDir, 'pg')
@@ -187,12 +188,19 @@ const firstLine = (file: string): string => {
   }
 }
 
-/** A server that outlived a killed supervisor still owns the cluster: it is ended, and its memory with it. */
+/**
+ * A server that outlived a killed supervisor still owns the cluster: it is ended, and its memory with it. (No pod runs
+ * on this folder but ours: the supervisor holds its lock.) A pid that was given to another process since is no owner.
+ */
 async function endOrphan(options: ServerOptions): Promise<void> {
-  const pid = Number(firstLine(join(clusterOf(options), 'postmaster.pid')))
+  const pidFile = join(clusterOf(options), 'postmaster.pid')
+  const pid = Number(firstLine(pidFile))
   if (!Number.isInteger(pid) || pid <= 1) return
   const isOurs = () => firstLine(`/proc/${pid}/cmdline`).split('\0').includes(clusterOf(options))
-  if (!isOurs()) return
+  if (!isOurs()) {
+    rmSync(pidFile, { force: true })
+    return
+  }
   process.kill(pid, 'SIGINT')
   for (let waited = 0; isOurs(); waited += POLL_MS) {
     if (waited > STOP_PATIENCE_MS)
@@ -217,7 +225,10 @@ async function ready(options: ServerOptions, child: ChildProcess, ended: Promise
     running = false
   })
   for (let waited = 0; ; waited += POLL_MS) {
-    if (!running) throw new Unavailable(`PostgreSQL did not start: ${log() || 'no reason given'}`, 10)
+    if (!running) {
+      await sleep(LAST_WORDS_MS) // the exit is known before the last of what it wrote
+      throw new Unavailable(`PostgreSQL did not start: ${log() || 'no reason given'}`, 10)
+    }
     if (isReady(options, child.pid)) return
     if (waited > START_PATIENCE_MS)
       throw new Unavailable(`PostgreSQL did not start in ${START_PATIENCE_MS / 1000} s`, 10)

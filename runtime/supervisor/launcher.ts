@@ -6,6 +6,12 @@ import type { RoleConfigs } from '../config.ts'
 
 export type RoleName = keyof RoleConfigs
 
+/**
+ * No inspector for whoever may send a signal; one collector thread instead of several, because the roles share few
+ * cores and buffers are most of the garbage.
+ */
+const flags = ['--disable-sigusr1', '--single-threaded-gc']
+
 export interface RoleProcess {
   readonly role: RoleName
   /** Resolves with true where the process ended of its own will and without complaint. */
@@ -30,8 +36,7 @@ export function childProcessLauncher(rolesDir: string, runDir: string): Launcher
   return {
     start(role, descriptors) {
       const bundle = join(rolesDir, `${role}.mjs`)
-      // One collector thread instead of several: the roles share few cores, and buffers are most of the garbage.
-      const child = spawn(process.execPath, ['--single-threaded-gc', bundle, '--run', runDir], {
+      const child = spawn(process.execPath, [...flags, bundle, '--run', runDir], {
         cwd: '/',
         env: { NODE_ENV: 'production' },
         detached: true,

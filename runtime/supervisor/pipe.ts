@@ -8,7 +8,10 @@ import { closeSync, openSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 
 export interface HandoverPipe {
-  readonly descriptor: number
+  /** For the keyholder that ends. */
+  readonly writeEnd: number
+  /** For the one that comes; its own description, because a reader makes it non-blocking. */
+  readonly readEnd: number
   close(): void
 }
 
@@ -16,8 +19,13 @@ export function handoverPipe(runDir: string): HandoverPipe {
   const name = join(runDir, `pipe-${randomBytes(8).toString('hex')}`)
   execFileSync('mkfifo', ['-m', '600', name])
   try {
-    const descriptor = openSync(name, 'r+')
-    return { descriptor, close: () => closeSync(descriptor) }
+    const writeEnd = openSync(name, 'r+') // read and write: opening one end alone would wait for the other
+    const readEnd = openSync(name, 'r')
+    const close = () => {
+      closeSync(writeEnd)
+      closeSync(readEnd)
+    }
+    return { writeEnd, readEnd, close }
   } finally {
     rmSync(name)
   }
@@ -26,6 +34,6 @@ export function handoverPipe(runDir: string): HandoverPipe {
 /** The inheritance of a keyholder that has no predecessor: a length of zero. */
 export function nothingToInherit(runDir: string): HandoverPipe {
   const pipe = handoverPipe(runDir)
-  writeSync(pipe.descriptor, new Uint8Array(4))
+  writeSync(pipe.writeEnd, new Uint8Array(4))
   return pipe
 }

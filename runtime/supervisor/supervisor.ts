@@ -139,7 +139,7 @@ export class Supervisor {
       if (generation !== null) this.#onKeyholderVerb(generation, verb, diskKey)
     }
     try {
-      const keyholder = await this.#startRole('keyholder', [inheritance.descriptor, legacy.descriptor], onVerb)
+      const keyholder = await this.#startRole('keyholder', [inheritance.readEnd, legacy.writeEnd], onVerb)
       const api = await this.#startRole('api', [], () => {}).catch(error => {
         keyholder.kill()
         throw error
@@ -186,7 +186,7 @@ export class Supervisor {
   /** The end of a lease: the old keyholder passes on what is still leased, then both old ones end. */
   async #replace(old: Generation): Promise<void> {
     if (old !== this.#current || this.#ending) return
-    const inheritance: HandoverPipe = { descriptor: old.legacy.descriptor, close: () => {} }
+    const inheritance: HandoverPipe = { ...old.legacy, close: () => {} }
     const fresh = await this.#startGeneration(inheritance).catch(() => null)
     if (fresh === null) return this.#lock(old, 'crash')
     if (this.#edge !== null) tell(this.#edge, 'N')
@@ -226,6 +226,7 @@ export class Supervisor {
         if (this.#ending) return
         await this.#startEdge().catch(() => {})
       }
+      if (this.#ending) return
       this.#options.report({ event: 'restarted', role: 'edge' })
     })
   }

@@ -103,6 +103,19 @@ test('a server whose starter was killed ends with it, and its data opens again',
   t.deepEqual(await query(server.apiUrl, 'select 1 as one'), [{ one: 1 }])
 })
 
+test('a pid file of a killed server whose pid is somebody else now does not stand in the way', async t => {
+  const options = folders(t)
+  const first = await startServer(options)
+  const pidFile = join(options.dataDir, 'postgres', 'postmaster.pid')
+  const lines = readFileSync(pidFile, 'utf8').split('\n')
+  process.kill(Number(lines[0]), 'SIGKILL')
+  await first.ended
+  writeFileSync(pidFile, [process.pid, ...lines.slice(1)].join('\n'))
+  const server = await startServer(options)
+  t.teardown(() => server.stop())
+  t.deepEqual(await query(server.apiUrl, 'select 1 as one'), [{ one: 1 }])
+})
+
 test('says when it ended, and why it did not start', async t => {
   const options = folders(t)
   const server = await startServer(options)
