@@ -50,7 +50,7 @@ function runDir(t: ExecutionContext, owner: Owner): string {
 
 /** One process, ready: it has bound its sockets, and waits for its inheritance. */
 async function started(t: ExecutionContext, run: string, from: Pipe, to: Pipe) {
-  const stdio = ['ignore', 'inherit', 'inherit', 'pipe', from.descriptor, to.descriptor] as const
+  const stdio = ['ignore', 'inherit', 'inherit', 'pipe', from.readEnd, to.writeEnd] as const
   const child = spawn(process.execPath, [main, '--run', run], { stdio: [...stdio], env: {} })
   t.teardown(() => child.kill('SIGKILL'))
   const ended = new Promise<number | null>(done => child.once('exit', done))
