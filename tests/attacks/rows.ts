@@ -1,0 +1,36 @@
+/** The rows of PROTOCOL section 6 that this version must stand, by number. */
+import type { Attack } from './outcome.ts'
+import * as evidence from './rows/evidence.ts'
+import * as session from './rows/session.ts'
+
+export type Row = Readonly<{ name: string; attack: Attack }>
+
+export const rows: Readonly<Record<number, Row>> = {
+  1: { name: 'replay of old evidence with a leaked KEM secret', attack: evidence.replayedEvidence },
+  2: { name: 'relay of genuine evidence with the attacker’s KEM key', attack: evidence.relayedEvidence },
+  3: { name: 'diversion to another owner’s pod', attack: evidence.diversion },
+  4: { name: 'genuine report from a broken foreign chip', attack: evidence.brokenForeignChip },
+  5: { name: 'Milan, whose keys leak to its owner', attack: evidence.withdrawnProduct },
+  6: { name: 'debuggable or migratable guest', attack: evidence.debuggableGuest },
+  7: { name: 'self-reported TCB', attack: evidence.selfReportedTcb },
+  8: { name: 'modified image', attack: evidence.modifiedImage },
+  10: { name: 'genuine image started with a stranger’s launch config', attack: evidence.strangersLaunchConfig },
+  11: { name: 'key injection', attack: session.keyInjection },
+  12: { name: 'signature of a broken pod’s session replayed to a good one', attack: session.signatureReplay },
+  13: { name: 'Auth replayed to the same pod', attack: session.authReplay },
+  14: { name: 'suite downgrade', attack: evidence.suiteDowngrade },
+  15: { name: 'reflection between attesting peers', attack: evidence.reflection },
+  16: { name: 'quote of another protocol as session quote', attack: evidence.crossProtocolQuote },
+  17: { name: 'raw quotes for a service', attack: evidence.rawQuote },
+  18: { name: 'request replayed, or held back', attack: session.requestReplay },
+  19: { name: 'upload or download cut', attack: session.truncation },
+  20: { name: 'frames swapped, doubled or spliced', attack: session.frameSplice },
+  21: { name: 'path read on the wire', attack: session.readingTheWire },
+  23: { name: 'plaintext fallback', attack: session.plaintextFallback },
+  24: { name: 'Ed25519 key of small order in a certificate', attack: session.everybodysKey },
+  25: { name: 'one message in two encodings', attack: session.malleableEncoding },
+  46: { name: 'harvest now, decrypt later', attack: session.harvestedSession },
+  47: { name: 'names of prototypes in messages', attack: session.prototypeNames },
+  48: { name: 'hints that force new handshakes', attack: session.hintStorm },
+  49: { name: 'fallen api forges control messages', attack: session.fallenApi },
+}
