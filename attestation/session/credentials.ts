@@ -170,11 +170,13 @@ export const rootCredential = (): Uint8Array => encodeAs(credential, ['root', []
 export const deviceCredential = (certificate: Uint8Array): Uint8Array => encodeAs(credential, ['dev', [certificate]])
 export const grantCredential = (value: Uint8Array): Uint8Array => encodeAs(credential, ['grant', [value]])
 
+/** `notAfter`: when its credential, or its issuer's, expires, so that a live session can end with it. */
 export type Principal = Readonly<
   | { kind: 'root'; key: PublicKey }
-  | { kind: 'device'; key: PublicKey; caps: readonly Capability[]; serial: Uint8Array; kem: PublicKey | null }
-  | { kind: 'grant'; key: PublicKey; scopes: readonly Scope[]; serial: Uint8Array; inbox: PublicKey | null }
+  | (Lasting & { kind: 'device'; caps: readonly Capability[]; kem: PublicKey | null })
+  | (Lasting & { kind: 'grant'; scopes: readonly Scope[]; inbox: PublicKey | null })
 >
+type Lasting = { key: PublicKey; serial: Uint8Array; notAfter: number }
 
 export type Judging = Readonly<{
   owner: PublicKey
@@ -200,6 +202,7 @@ async function judgeDevice(p: Primitives, input: Uint8Array, judging: Judging): 
   return cert
 }
 
+/** The grant, and in `notAfter` when it or its issuer expires. */
 async function judgeGrant(p: Primitives, input: Uint8Array, judging: Judging): Promise<Grant> {
   const given = decodeGrant(input)
   const issuer = given.issuerCert.length === 0 ? null : await judgeDevice(p, given.issuerCert, judging)
@@ -211,7 +214,7 @@ async function judgeGrant(p: Primitives, input: Uint8Array, judging: Judging): P
     throw new Unsupported('credential', 'scope', 'a grant with a filter')
   }
   checkValid(judging, given)
-  return given
+  return { ...given, notAfter: Math.min(given.notAfter, issuer?.notAfter ?? given.notAfter) }
 }
 
 /** Who a credential speaks for, by what is known now. Throws a Refusal where it speaks for nobody. */
@@ -220,12 +223,12 @@ export async function judge(p: Primitives, input: Uint8Array, judging: Judging):
   const [link] = chain
   if (kind === 'root' && link === undefined) return { kind: 'root', key: judging.owner }
   if (kind === 'dev' && link !== undefined) {
-    const cert = await judgeDevice(p, link, judging)
-    return { kind: 'device', key: cert.device, caps: cert.caps, serial: cert.serial, kem: cert.kem }
+    const { device: key, caps, serial, kem, notAfter } = await judgeDevice(p, link, judging)
+    return { kind: 'device', key, caps, serial, kem, notAfter }
   }
   if (kind === 'grant' && link !== undefined) {
-    const given = await judgeGrant(p, link, judging)
-    return { kind: 'grant', key: given.audience, scopes: given.scopes, serial: given.serial, inbox: given.inbox }
+    const { audience: key, scopes, serial, inbox, notAfter } = await judgeGrant(p, link, judging)
+    return { kind: 'grant', key, scopes, serial, inbox, notAfter }
   }
   throw new Malformed(`no such credential: "${kind}" with ${chain.length} links`)
 }

@@ -82,7 +82,7 @@ export class Pod {
     this.identity = identity
     this.clock = new PodClock(ports.monotonic)
     this.leases = new Leases(this.clock)
-    this.sessions = new Sessions(ports.p, ports.monotonic)
+    this.sessions = new Sessions(ports.p, ports.monotonic, this.clock)
   }
 
   /** Nothing is answered any more: locked for good, or handing over. */

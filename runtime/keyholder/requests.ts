@@ -4,7 +4,14 @@
  */
 import { equal } from '../../attestation/bytes.ts'
 import { Refusal, Rejection, Unavailable } from '../../attestation/errors.ts'
-import { encodeScopes, itemKey, mayUse, operation, type Principal } from '../../attestation/session/index.ts'
+import {
+  encodeScopes,
+  hasCapability,
+  itemKey,
+  mayUse,
+  operation,
+  type Principal,
+} from '../../attestation/session/index.ts'
 import type { Of } from '../../attestation/wire.ts'
 import type { Ledger, Split } from './ledger.ts'
 import { forWire, type Pod } from './pod.ts'
@@ -15,6 +22,8 @@ export type ApiRequest = Of<typeof apiRequest>
 export type KeyholderAnswer = Of<typeof keyholderAnswer>
 type Asked<K extends ApiRequest['kind']> = Extract<ApiRequest, { kind: K }>
 
+/** Any open lease will do. */
+const ANY_OPERATION = 0
 const TURN_MS = 10_000
 const kindName = { root: 'owner', device: 'device', grant: 'grant' } as const
 
@@ -126,6 +135,7 @@ export class Requests {
     this.#touchLeases(principal)
     const find = ledger.lookup(buckets)
     const found = items.map(({ coll, id }) => {
+      this.#pod.leases.collection(coll, ANY_OPERATION)
       const item = find(coll, id)
       if (item.state === 'tampered') throw new Rejection('state', 'tampered', 'a bucket is not the current one')
       return item.state === 'absent' ? null : { version: item.version, rowHash: item.rowHash }
@@ -261,7 +271,7 @@ export class Requests {
   #openLeaves({ sid, leaves }: Asked<'openLeaves'>): KeyholderAnswer {
     const ledger = this.#pod.readable()
     const { principal, keyCount } = this.#session(sid)
-    if (!isOwners(principal)) throw new Rejection('credential', 'scope', 'a grant does not read the log')
+    if (!hasCapability(principal, 'use')) throw new Rejection('credential', 'scope', 'no grant covers the log')
     keyCount.take(leaves.length, this.#pod.ports.monotonic())
     return { kind: 'leaves', leaves: leaves.map(({ seq, sealed }) => ledger.openLeaf(seq, sealed)) }
   }

@@ -1,12 +1,13 @@
 /**
  * Live sessions (PROTOCOL 2.2): idle 15 minutes, at most 12 hours, at most 32 of one device, bounded in total. Counted
- * on the monotonic clock. An ended session is forgotten here at once; its secrets leave memory with the process.
+ * on the monotonic clock; one whose certificate or grant expires ends with it, by the pod's `now`. An ended session is forgotten here at once; its secrets leave memory with the process.
  */
 import { hex } from '../../attestation/bytes.ts'
 import { Unavailable } from '../../attestation/errors.ts'
 import type { SyncPrimitives } from '../../attestation/primitives/primitives.ts'
 import type { PodSession, Principal } from '../../attestation/session/index.ts'
 import { type StreamKeys, streamKeys, Window } from '../../attestation/session/index.ts'
+import type { PodClock } from './clock.ts'
 import { deviceAllowance, grantAllowance, KeyCount } from './limits.ts'
 
 export const SESSION_IDLE_SECONDS = 15 * 60
@@ -48,11 +49,13 @@ export const isOwners = (principal: Principal): boolean => principal.kind !== 'g
 export class Sessions {
   readonly #p: SyncPrimitives
   readonly #monotonic: () => number
+  readonly #clock: PodClock
   readonly #sessions = new Map<string, Session>()
 
-  constructor(p: SyncPrimitives, monotonic: () => number) {
+  constructor(p: SyncPrimitives, monotonic: () => number, clock: PodClock) {
     this.#p = p
     this.#monotonic = monotonic
+    this.#clock = clock
   }
 
   get size(): number {
@@ -103,6 +106,8 @@ export class Sessions {
   }
 
   #expired(session: Session): boolean {
+    const { principal } = session
+    if (principal.kind !== 'root' && this.#clock.now() >= principal.notAfter) return true
     const now = this.#monotonic()
     if (now - session.startedAt >= SESSION_MAX_SECONDS) return true
     return now - session.usedAt >= SESSION_IDLE_SECONDS

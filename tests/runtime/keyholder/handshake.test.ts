@@ -2,6 +2,7 @@
 import test from 'ava'
 import { Unavailable } from '../../../attestation/errors.ts'
 import { SessionRefused, podState } from '../../../attestation/session/index.ts'
+import { PodClock } from '../../../runtime/keyholder/clock.ts'
 import { MAX_PENDING } from '../../../runtime/keyholder/handshake.ts'
 import { REFUSAL_MS, UnknownSession } from '../../../runtime/keyholder/keyholder.ts'
 import {
@@ -149,13 +150,13 @@ test("a device's 33rd session displaces its least recently used one, and no one 
 })
 
 test('sessions are bounded in total', t => {
-  const sessions = new Sessions(p, () => 0)
+  const sessions = new Sessions(p, () => 0, new PodClock(() => 0))
   const secrets = { c2s: filled(32, 1), s2c: filled(32, 2) }
   const key = { algorithm: 1, key: filled(32, 3) } as const
   const add = (n: number) =>
     sessions.add({
       sid: idOf(n),
-      principal: { kind: 'grant', key, scopes: [], serial: idOf(n), inbox: null },
+      principal: { kind: 'grant', key, scopes: [], serial: idOf(n), inbox: null, notAfter: 1 },
       credential: new Uint8Array(),
       app: secrets,
       ctl: secrets,

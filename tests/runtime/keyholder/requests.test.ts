@@ -95,6 +95,8 @@ test('what the map says of an item', async t => {
   const found = { kind: 'found', items: [{ version: 1, rowHash: p.sha256(utf8('one')) }, null] }
   t.deepEqual(await world.ask({ kind: 'lookUp', sid: client.sid, items, buckets }), found)
   t.is(codeOf(await world.ask({ kind: 'lookUp', sid: client.sid, items, buckets: [] })), 'tampered')
+  const closed = [{ coll: filled(16, 0x0c), id: idOf(1) }]
+  t.is(codeOf(await world.ask({ kind: 'lookUp', sid: client.sid, items: closed, buckets })), 'lease')
 })
 
 test('the head is what was adopted last', async t => {
@@ -181,12 +183,23 @@ test('a scope without a collection is not all of them; an expired or re-issued g
   }
 })
 
-test('a grant that expires while its session lives is judged at the next release', async t => {
-  const { world, client } = await unlocked()
-  const scopes = [{ collection: collA, verbs: ['read'], filter: null }]
+test('a session ends with its grant, or with the certificate of its device (row 36)', async t => {
+  const { world } = await unlocked()
+  const scopes = [{ collection: collA, verbs: ['read', 'create'], filter: null }]
   const grantee = await world.connect(await world.owner.grant(scopes, { notAfter: START + 600 }))
-  t.is(codeOf(await client.release({ time: START + 600 })), 'status')
-  t.is(codeOf(await world.openKeys(grantee.sid, idOf(1), 1, 'one')), 'not-found')
+  const device = await world.connect(await world.owner.device(['use'], { notAfter: START + 500 }))
+  for (const [seconds, first, second] of [
+    [499, 'sealKeys', 'sealKeys'],
+    [1, 'sealKeys', 'not-found'],
+    [99, 'sealKeys', 'not-found'],
+    [1, 'not-found', 'not-found'],
+  ] as const) {
+    world.monotonic += seconds
+    t.is(codeOf(await world.sealKeys(grantee.sid, idOf(1))), first)
+    t.is(codeOf(await world.sealKeys(device.sid, idOf(1))), second)
+  }
+  world.keyholder.tick()
+  t.deepEqual(world.asked.at(-1), { kind: 'ended', sids: [grantee.sid, device.sid] })
 })
 
 test('a `use`-less device reads nothing, and one with `use` everything that is open', async t => {
