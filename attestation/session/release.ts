@@ -92,6 +92,8 @@ export const controlAnswer = oneOf({
     policySequence: uint(),
     manifest: uint(),
     sessions: uint(0xffff),
+    /** How often what was refused since this keyholder began. */
+    refusals: array(struct([], { code: text({ max: 32 }), count: uint() }), { max: 128 }),
   },
   /** A `Reason` of errors.ts; the state is what it was, unless the code says otherwise (2.6). */
   refused: { state: podStateShape, step: text({ max: 32 }), code: text({ max: 32 }), detail: text({ max: 512 }) },

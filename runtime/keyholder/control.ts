@@ -141,5 +141,6 @@ function status(pod: Pod): ControlAnswer {
     policySequence: pod.ledger?.state.policySeq ?? 0,
     manifest: pod.identity.manifest,
     sessions: pod.sessions.size,
+    refusals: pod.audit.counts().map(([code, count]) => ({ code, count })),
   }
 }

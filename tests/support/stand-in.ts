@@ -241,6 +241,7 @@ export class StandIn {
       policySequence: 1,
       manifest: 7,
       sessions: this.sessions.size,
+      refusals: [],
     }
   }
 

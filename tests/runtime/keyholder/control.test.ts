@@ -177,5 +177,6 @@ test('what was refused is kept for the owner, and bounded', async t => {
   for (let i = 0; i < 200; i++) await grantee.control({ kind: 'lock' })
   t.is(world.keyholder.audit.latest().length, 64)
   t.deepEqual(world.keyholder.audit.counts(), [['scope', 200]])
+  t.like(await (await world.connect()).control({ kind: 'status' }), { refusals: [{ code: 'scope', count: 200 }] })
   t.like(world.keyholder.audit.latest()[0], { code: 'scope', principal: `grant ${'91'.repeat(16)}` })
 })
