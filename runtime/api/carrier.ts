@@ -36,6 +36,7 @@ export class SealedRequest implements AsyncIterable<Uint8Array> {
   #complete = false
   #failure: Error | null = null
   #wake: (() => void) | null = null
+  #body: Promise<Buffer> | null = null
   /** Carrier bytes whose credit is held back until the chunks they brought are read. */
   #held = 0
 
@@ -64,8 +65,12 @@ export class SealedRequest implements AsyncIterable<Uint8Array> {
     this.#wake?.()
   }
 
-  /** The whole body. Throws Rejection `limit` above the cap, Malformed where the stream broke off. */
-  async body(cap: number): Promise<Buffer> {
+  /** The whole body, as often as it is asked for. Throws Rejection `limit` above the cap, Malformed where it broke off. */
+  body(cap: number): Promise<Buffer> {
+    this.#body ??= this.#collect(cap)
+    return this.#body
+  }
+  async #collect(cap: number): Promise<Buffer> {
     const chunks: Uint8Array[] = []
     let size = 0
     for (;;) {

@@ -30,7 +30,33 @@ export type Reply = {
   status: number
   headers: Record<string, string>
   body: Uint8Array
-  json: any
+  json: Answer
+}
+/** Every field that any answer has; a test knows which one it asked for. */
+export type Answer = {
+  id: string
+  version: number
+  head: string
+  type: string
+  time: number
+  data: unknown
+  text: string
+  handle: string
+  file: { length: number; root: string }
+  items: (Answer & { error?: string })[]
+  cursor: string | null
+  results: { id: string; version: number; error?: string; retryAfterSeconds?: number }[]
+  error: string
+  message: string
+  retryAfterSeconds: number
+  consistency: string[]
+  leaves: { seq: number; leaf: string }[]
+  size: number
+  next: number
+  hashes: string
+  phase: string
+  reason: string | null
+  counts: { items: number; commits: number; buckets: number } | null
 }
 type Sent = { headers?: Record<string, string>; body?: unknown; n?: number }
 
@@ -82,7 +108,7 @@ export class Client {
     const body = concat(...frames.slice(1))
     const named = Object.fromEntries(headers.map(({ name, value }) => [name, value]))
     const isJson = named['content-type'] === 'application/json'
-    return { status, headers: named, body, json: isJson ? JSON.parse(Buffer.from(body).toString()) : null }
+    return { status, headers: named, body, json: isJson ? JSON.parse(Buffer.from(body).toString()) : ({} as Answer) }
   }
 
   async *frames(stream: LinkStream, n: number): AsyncGenerator<Uint8Array> {
@@ -105,8 +131,7 @@ export class Client {
 
 export type TestDatabase = { server: Server; url: string; adminUrl: string; restart(): Promise<void> }
 
-/** A PostgreSQL of the test's own, migrated. */
-export async function database(t: Pick<ExecutionContext, 'teardown'>, binDir?: string): Promise<TestDatabase> {
+export function startOwn(binDir?: string) {
   const root = mkdtempSync(join(tmpdir(), 'api-'))
   chmodSync(root, 0o700)
   const options = {
@@ -114,18 +139,26 @@ export async function database(t: Pick<ExecutionContext, 'teardown'>, binDir?: s
     runDir: join(root, 'run'),
     ...(binDir === undefined ? {} : { binDir }),
   }
-  const made = { server: await startServer(options), url: '', adminUrl: '', restart: async () => {} }
-  const { adminUrl, apiUrl, apiRole } = serverAccess(options)
-  made.url = apiUrl
-  made.adminUrl = adminUrl
-  made.restart = async () => {
-    made.server = await startServer(options)
+  const remove = () => rmSync(root, { recursive: true, force: true })
+  return { options, access: serverAccess(options), start: () => startServer(options), remove }
+}
+
+/** A PostgreSQL of the test's own, migrated. */
+export async function database(t: Pick<ExecutionContext, 'teardown'>, binDir?: string): Promise<TestDatabase> {
+  const { access, start, remove } = startOwn(binDir)
+  const made: TestDatabase = {
+    server: await start(),
+    url: access.apiUrl,
+    adminUrl: access.adminUrl,
+    async restart() {
+      made.server = await start()
+    },
   }
   t.teardown(async () => {
     await made.server.stop()
-    rmSync(root, { recursive: true, force: true })
+    remove()
   })
-  await migrate(adminUrl, apiRole)
+  await migrate(access.adminUrl, access.apiRole)
   return made
 }
 
