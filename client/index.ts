@@ -9,7 +9,14 @@
  * await saveMemory(session, { text: 'the spare key is under the third pot' })
  * for await (const memory of getMemories(session)) console.log(memory.text)
  */
-export { type ConnectOptions, connect, type RequestOptions, Session } from './session/session.ts'
+export {
+  type ConnectOptions,
+  connect,
+  type Examination,
+  examine,
+  type RequestOptions,
+  Session,
+} from './session/session.ts'
 export { appraise, type OwnerAppraisal, ownerPolicy } from './session/policy.ts'
 export {
   collectionId,

@@ -4,12 +4,12 @@
  */
 import { lstat, readdir, readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
-import { MAX_ITEM_BYTES } from '../../attestation/items.ts'
+import { utf8 } from '../../attestation/bytes.ts'
 import { Rejection } from '../../attestation/errors.ts'
 import { type Document, isDocument, parseDocument } from './documents.ts'
 
-/** Room for the item's other fields, and for JSON's escapes of ordinary text. */
-const DEFAULT_MAX_BYTES = MAX_ITEM_BYTES / 4
+/** What a pod takes as one item's JSON. */
+const MAX_JSON_BYTES = 1024 * 1024
 const BATCH = 64
 
 export type Outcome = 'created' | 'updated' | 'unchanged'
@@ -38,7 +38,7 @@ export async function importFolder(
 ): Promise<ImportReport> {
   const root = resolve(folder)
   const skipped: Skipped[] = []
-  const found = await findDocuments(root, options.maxBytes ?? DEFAULT_MAX_BYTES, skipped)
+  const found = await findDocuments(root, options.maxBytes ?? MAX_JSON_BYTES, skipped)
   const report = { created: 0, updated: 0, unchanged: 0, bytes: 0 }
   for (let at = 0; at < found.length; at += BATCH) {
     options.signal?.throwIfAborted()
@@ -56,8 +56,10 @@ async function readDocuments(root: string, batch: readonly Found[], skipped: Ski
   for (const { path, modified } of batch) {
     try {
       const document = parseDocument(path, await readFile(join(root, path)), modified)
-      if (document !== null) documents.push(document)
-      else skipped.push({ path, reason: 'not UTF-8 text' })
+      if (document === null) skipped.push({ path, reason: 'not UTF-8 text' })
+      else if (utf8(JSON.stringify(document)).length > MAX_JSON_BYTES)
+        skipped.push({ path, reason: 'too large as JSON' })
+      else documents.push(document)
     } catch (error) {
       skipped.push({ path, reason: reasonOf(error) })
     }

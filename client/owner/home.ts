@@ -9,10 +9,15 @@ import type { SyncPrimitives } from '../../attestation/primitives/primitives.ts'
 import { openReferenceValues, REFERENCE_VALUES_CAP, ReferenceValues } from '../../attestation/reference-values.ts'
 import { decodeHead, HEAD_CAP } from '../../attestation/log/head.ts'
 import {
+  type Capability,
+  type DeviceCert,
+  decodeDeviceCert,
+  deviceCredential,
   openOwnerPolicy,
   type OwnerPolicy,
   POLICY_CAP,
   rootCredential,
+  signDeviceCert,
   signOwnerPolicy,
 } from '../../attestation/session/credentials.ts'
 import { algorithm, type PublicKey, type Sign } from '../../attestation/session/keys.ts'
@@ -283,6 +288,9 @@ export class OpenOwner implements ReleasingOwner {
 
   /** True where the name is new. Its key is released from the next release on. */
   async addCollection(name: string): Promise<boolean> {
+    if (name === '' || name.length > 64) {
+      throw new Rejection('data', 'configuration', 'the name of a collection has 1 to 64 characters')
+    }
     if (this.#vault.contents.collections.includes(name)) return false
     await this.#vault.update(current => ({
       ...current,
@@ -302,13 +310,38 @@ export class OpenOwner implements ReleasingOwner {
     )
   }
 
-  async addDevice(device: Vault['contents']['devices'][number]): Promise<void> {
+  /** Makes a device key and its certificate under the root (PROTOCOL 2.3). */
+  async addDevice(name: string, caps: readonly Capability[], notBefore: number, notAfter: number): Promise<DeviceCert> {
+    const seed = this.#p.random(32)
+    const { podId } = this.home.launchConfig
+    const { ownerEpoch } = await this.home.policy()
+    const device = { algorithm: algorithm.ed25519, key: this.#p.ed25519PublicKey(seed) }
+    const body = { pod: podId, device, kem: null, caps: [...caps], webauthn: null, ownerEpoch, notBefore, notAfter }
+    const certificate = await signDeviceCert(this.#p, { ...body, serial: this.#p.random(16) }, this.sign)
     await this.#vault.update(current => {
-      if (current.devices.some(({ name }) => name === device.name)) {
-        throw new Rejection('credential', 'conflict', `there is a device named ${device.name} already`)
+      if (current.devices.some(known => known.name === name)) {
+        throw new Rejection('credential', 'conflict', `there is a device named ${name} already`)
       }
-      return { ...current, devices: [...current.devices, device] }
+      return { ...current, devices: [...current.devices, { name, seed, certificate }] }
     })
+    return decodeDeviceCert(certificate)
+  }
+
+  /** This owner acting with a device's key and certificate instead of the root key. */
+  asDevice(name: string): ReleasingOwner {
+    const device = this.devices.find(known => known.name === name)
+    if (device === undefined) throw new Rejection('credential', 'not-found', `no device named ${name} on this machine`)
+    return {
+      launch: this.launch,
+      heads: this.heads,
+      roots: this.roots,
+      credential: deviceCredential(device.certificate),
+      sign: message => this.#p.ed25519Sign(device.seed, message),
+      trust: () => this.trust(),
+      nextRelease: () => this.nextRelease(),
+      policy: () => this.policy(),
+      collections: () => this.collections(),
+    }
   }
 
   /** Revokes a device certificate or grant; the pod learns it with the policy. */

@@ -2,12 +2,18 @@
  * A session with a pod: the handshake of PROTOCOL 2.2 over HTTP, then sealed requests. Nothing of the owner's leaves
  * before every check has passed, and nothing unsealed is ever believed.
  */
-import { AppraisedPod, type Claims, type Collateral, type StepOutcome } from '../../attestation/appraise.ts'
+import {
+  type Appraisal,
+  AppraisedPod,
+  type Claims,
+  type Collateral,
+  type StepOutcome,
+} from '../../attestation/appraise.ts'
 import { hex } from '../../attestation/bytes.ts'
 import { Rejection, Unavailable } from '../../attestation/errors.ts'
 import type { Primitives } from '../../attestation/primitives/primitives.ts'
 import { webPrimitives } from '../../attestation/primitives/web.ts'
-import { authenticate, confirm, receiveHello, startHandshake } from '../../attestation/session/client.ts'
+import { authenticate, confirm, type Received, receiveHello, startHandshake } from '../../attestation/session/client.ts'
 import { decodeLaunchConfig } from '../../attestation/session/launch.ts'
 import {
   CONTROL_CAP,
@@ -31,6 +37,7 @@ import {
   POD_FIN_CAP,
   POD_HELLO_CAP,
   type PodFin,
+  type PodHelloCore,
   routingId,
 } from '../../attestation/session/transcript.ts'
 import { HandshakeBudget } from './budget.ts'
@@ -110,6 +117,54 @@ export async function connect<O extends Owner>(
   const session = new Session(url, owner, heads, { ...options, primitives: p })
   await session.renew()
   return session
+}
+
+/** A pod's evidence and what this owner makes of it. */
+export type Examination = Readonly<{ evidence: Uint8Array; core: PodHelloCore; verdict: Appraisal }>
+
+/**
+ * Asks a pod for evidence and judges it, without authenticating: the pod learns that somebody asked, and no more.
+ *
+ * @example
+ * const { verdict } = await examine('https://pod.example', owner)
+ * console.log(verdict.accepted, verdict.steps)
+ */
+export async function examine(
+  url: string,
+  owner: Pick<Owner, 'launch' | 'trust'>,
+  options: ConnectOptions = {},
+): Promise<Examination> {
+  const p = options.primitives ?? webPrimitives()
+  const timer = deadline(HANDSHAKE_MAX_SECONDS, 'the handshake', options.signal ?? new AbortController().signal, null)
+  try {
+    const { received, verdict } = await hear(p, new Carrier(url, options.fetch), owner, options, timer.signal)
+    return { evidence: received.evidence, core: received.core, verdict }
+  } finally {
+    timer.clear()
+  }
+}
+
+/** The first half of the handshake of PROTOCOL 2.2: hello, and every check on what comes back but the last ones. */
+async function hear(
+  p: Primitives,
+  carrier: Carrier,
+  owner: Pick<Owner, 'launch' | 'trust'>,
+  options: ConnectOptions,
+  signal: AbortSignal,
+): Promise<{ received: Received; verdict: Appraisal }> {
+  const clock = options.clock ?? systemClock
+  const trust = await owner.trust()
+  const rid = routingId(p, decodeLaunchConfig(owner.launch).owner.key)
+  const sent = startHandshake(p, { rid, monotonicSeconds: clock.monotonicSeconds() })
+  const received = receiveHello(p, sent, await carrier.whole('pas/hello', sent.hello, null, POD_HELLO_CAP, signal))
+  const verdict = await appraise(p, received.evidence, {
+    launch: owner.launch,
+    trust,
+    nonce: received.reportData,
+    now: clock.unixSeconds(),
+    ...(options.collateral && { collateral: options.collateral }),
+  })
+  return { received, verdict }
 }
 
 export class Session<O extends Owner = Owner> {
@@ -195,20 +250,8 @@ export class Session<O extends Owner = Owner> {
     const startedSeconds = clock.monotonicSeconds()
     const timer = deadline(HANDSHAKE_MAX_SECONDS, 'the handshake', this.#closed.signal, null)
     try {
-      const trust = await owner.trust()
-      const rid = routingId(p, decodeLaunchConfig(owner.launch).owner.key)
       const floor = this.heads.size
-
-      const sent = startHandshake(p, { rid, monotonicSeconds: startedSeconds })
-      const answer = await this.#carrier.whole('pas/hello', sent.hello, null, POD_HELLO_CAP, timer.signal)
-      const received = receiveHello(p, sent, answer)
-      const verdict = await appraise(p, received.evidence, {
-        launch: owner.launch,
-        trust,
-        nonce: received.reportData,
-        now: clock.unixSeconds(),
-        ...(this.#options.collateral && { collateral: this.#options.collateral }),
-      })
+      const { received, verdict } = await hear(p, this.#carrier, owner, this.#options, timer.signal)
       for (const step of verdict.steps) passed(step)
       if (!verdict.accepted) throw refusalOf(verdict)
 

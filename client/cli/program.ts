@@ -1,0 +1,208 @@
+/** The `pod` command line: names, options, help. What the commands do stands in `commands.ts`. */
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
+import { Malformed } from '../../attestation/errors.ts'
+import packageJson from '../../package.json' with { type: 'json' }
+import * as commands from './commands.ts'
+import { Context, type Globals } from './context.ts'
+import { fail } from './failure.ts'
+import { inspect } from './inspect.ts'
+import { Terminal } from './terminal.ts'
+
+const EXIT_CODES = `
+Exit codes: 0 done, 10 refused (stop and look), 20 not supported (upgrade), 30 bad input (fix it),
+40 not available (try again), 1 a mistake in this program.`
+
+const example = (...lines: readonly string[]) => `\nExample:\n${lines.map(line => `  $ ${line}`).join('\n')}`
+
+const whole = (min: number) => (text: string) => {
+  const value = Number(text)
+  if (Number.isSafeInteger(value) && value >= min) return value
+  throw new InvalidArgumentError(`Expected a whole number from ${min} on.`)
+}
+const gather = (value: string, before: readonly string[] = []) => [...before, value]
+
+const collection = (preset: string) => new Option('-c, --collection <name>', 'name of the collection').default(preset)
+
+type Run = (work: (context: Context) => Promise<number | void>) => Promise<void>
+
+function build(run: Run, start: commands.StartLocalPod): Command {
+  const program = new Command('pod')
+    .description('Your private server: checked before it gets a key, sealed when it has none.')
+    .version(packageJson.version, '-V, --version')
+    .option('--home <dir>', "the owner's state folder (default: $POD_HOME, else the XDG state folder)")
+    .option('--url <url>', 'address of the pod (default: the one last used)')
+    .option('--json', 'print one JSON document')
+    .option('--passphrase-file <file>', 'read the passphrase from a file, - for standard input')
+    .option('--device <name>', "act with a device's certificate instead of the root key")
+    .configureHelp({ showGlobalOptions: true })
+    .addHelpText(
+      'after',
+      `${example('pod init', 'pod up', 'pod unlock', 'pod save "the spare key is under the third pot"', 'pod list')}\n${EXIT_CODES}`,
+    )
+
+  program
+    .command('init')
+    .description('make an owner: root secret, data root, launch config')
+    .option('--no-passphrase', 'keep the keys without a passphrase')
+    .option(
+      '--release-key <hex>',
+      'public key that may sign reference values (repeat it); default: a key of this machine',
+      gather,
+    )
+    .option('--threshold <n>', 'how many of them must have signed', whole(1), 1)
+    .option('--min-manifest <n>', 'lowest manifest version to accept', whole(0), 1)
+    .option('--manifest <file>', 'signed reference values to start with')
+    .addHelpText('after', example('pod init', 'pod init --no-passphrase --home ./state'))
+    .action((options: commands.InitOptions) => run(context => commands.init(context, options)))
+
+  program
+    .command('up')
+    .description(
+      'start a local pod with simulated silicon and keep it up until Ctrl-C; makes an owner where there is none',
+    )
+    .argument('[options...]', 'options of the starter, such as --once')
+    .allowUnknownOption()
+    .addHelpText('after', example('pod up', 'pod up --once'))
+    .action((args: string[]) => run(context => commands.up(context, args, start)))
+
+  program
+    .command('status')
+    .description('verify the pod and show its state, leases and counters')
+    .addHelpText('after', example('pod status', 'pod status --json'))
+    .action(() => run(commands.showStatus))
+
+  program
+    .command('inspect')
+    .description('show evidence of a pod or in a file, and what this owner makes of it; releases nothing')
+    .argument('<url-or-file>', 'a pod, a file with evidence, or a raw SNP report')
+    .addHelpText('after', example('pod inspect http://127.0.0.1:8080', 'pod inspect report.bin --json'))
+    .action((target: string) => run(context => inspect(context, target)))
+
+  program
+    .command('unlock')
+    .description('verify the pod, step by step, and release its keys under a lease')
+    .option('--approve-platform <pin>', 'approve the chip with this pin')
+    .option('--manifest <file>', 'take these signed reference values into force first')
+    .option('-c, --collection <name>', 'add this collection and open it too (repeat it)', gather)
+    .option('--minutes <n>', 'lease of the collections (default 480)', whole(1))
+    .addHelpText('after', example('pod unlock', 'pod unlock --collection photos --minutes 60'))
+    .action((options: commands.UnlockOptions) => run(context => commands.unlock(context, options)))
+
+  program
+    .command('lock')
+    .description('take the keys back: the data is ciphertext again')
+    .addHelpText('after', example('pod lock'))
+    .action(() => run(commands.lockPod))
+
+  program
+    .command('save')
+    .description('save a memory')
+    .argument('<text...>', 'what to remember, - to read it from standard input')
+    .option('--handle <name>', 'what to file it under')
+    .option('--description <text>', 'what it is about')
+    .addOption(collection('memories'))
+    .addHelpText('after', example('pod save "Ada prefers tea" --handle people', 'pod save - < notes.txt'))
+    .action((words: string[], options: commands.SaveOptions) => run(context => commands.save(context, words, options)))
+
+  program
+    .command('list')
+    .description('list memories, newest first, or the items of a collection')
+    .addOption(collection('memories'))
+    .option('--handle <name>', 'only memories filed under this')
+    .option('-n, --limit <n>', 'at most so many', whole(1), 20)
+    .addOption(new Option('--order <order>', 'oldest or newest first').choices(['asc', 'desc']).default('desc'))
+    .addHelpText('after', example('pod list --handle people', 'pod list --collection documents --limit 100 --json'))
+    .action((options: commands.ListOptions) => run(context => commands.list(context, options)))
+
+  program
+    .command('get')
+    .description('show one memory or item')
+    .argument('<id>')
+    .addOption(collection('memories'))
+    .addHelpText('after', example('pod get 0f8e1c2d3b4a59687766554433221100'))
+    .action((id: string, options: { collection: string }) => run(context => commands.get(context, id, options)))
+
+  program
+    .command('rm')
+    .description('delete one memory or item')
+    .argument('<id>')
+    .addOption(collection('memories'))
+    .option('-y, --yes', 'do not ask')
+    .addHelpText('after', example('pod rm 0f8e1c2d3b4a59687766554433221100 --yes'))
+    .action((id: string, options: { collection: string; yes?: boolean }) =>
+      run(context => commands.remove(context, id, options)),
+    )
+
+  program
+    .command('import')
+    .description('import a folder of Markdown and text; what was imported before is updated')
+    .argument('<dir>')
+    .addOption(collection('documents'))
+    .addHelpText('after', example('pod import ~/notes'))
+    .action((folder: string, options: { collection: string }) =>
+      run(context => commands.importDocuments(context, folder, options)),
+    )
+
+  const devices = program
+    .command('devices')
+    .description('list, add and revoke devices')
+    .addHelpText('after', example('pod devices', 'pod devices add phone', 'pod devices revoke SERIAL'))
+    .action(() => run(commands.devices))
+  devices
+    .command('add')
+    .description('make a device key and its certificate under the root')
+    .argument('<name>')
+    .option('--days <n>', 'how long it is valid', whole(1), 30)
+    .option('--caps <list>', 'what it may do', 'use,release')
+    .addHelpText('after', example('pod devices add laptop --days 365 --caps use'))
+    .action((name: string, options: { days: number; caps: string }) =>
+      run(context => commands.addDevice(context, name, options)),
+    )
+  devices
+    .command('revoke')
+    .description("revoke a device's certificate or a grant")
+    .argument('<serial>')
+    .option('--local', 'only in the policy here; the pod learns it at the next unlock')
+    .addHelpText('after', example('pod devices revoke 00112233445566778899aabbccddeeff'))
+    .action((serial: string, options: { local?: boolean }) =>
+      run(context => commands.revokeDevice(context, serial, options)),
+    )
+
+  program
+    .command('log')
+    .description('show what happened in the pod, entry by entry')
+    .option('--from <n>', 'first entry', whole(0), 0)
+    .option('-n, --limit <n>', 'at most so many', whole(1), 100)
+    .addHelpText('after', example('pod log --from 10 --json'))
+    .action((options: { from: number; limit: number }) => run(context => commands.log(context, options)))
+
+  return program
+}
+
+/** Runs one command line and resolves with its exit code. */
+export async function runPod(
+  args: readonly string[],
+  start: commands.StartLocalPod = commands.startLocalPod,
+): Promise<number> {
+  const terminal = new Terminal(args.includes('--json'))
+  let exit = 0
+  const program = build(async work => {
+    exit = (await work(new Context(terminal, program.opts<Globals>()))) ?? 0
+  }, start)
+  quiet(program)
+  try {
+    await program.parseAsync([...args], { from: 'user' })
+    return exit
+  } catch (error) {
+    if (!(error instanceof CommanderError)) return fail(terminal, error)
+    if (error.exitCode === 0) return 0 // help, version
+    if (error.code === 'commander.help') return fail(terminal, new Malformed('which command?', 'data'))
+    return fail(terminal, new Malformed(error.message.replace(/^error: /, ''), 'data'))
+  }
+}
+
+/** Commander throws instead of exiting, and leaves error messages to us. */
+function quiet(command: Command): void {
+  command.exitOverride().configureOutput({ outputError: () => {} })
+  for (const each of command.commands) quiet(each)
+}
