@@ -1,4 +1,4 @@
-/** Certificate chains of exactly three, to a root pinned by its hash (RFC 5280 section 6, for that one shape). */
+/** Certificate chains of known shape to a root pinned by its hash (RFC 5280 section 6, without what they do not use). */
 import { equal, hex } from '../bytes.ts'
 import { type Code, Rejection } from '../errors.ts'
 import type { Primitives } from '../primitives/primitives.ts'
@@ -76,19 +76,27 @@ export function checkRoot(p: Primitives, root: Certificate, pinned: readonly Uin
   return digest
 }
 
-/** Each certificate is signed by the next, all are valid at `now`, and each may do what it does. */
-export async function checkChain(p: Primitives, { leaf, intermediate, root }: Chain, now: number): Promise<void> {
-  for (const certificate of [leaf, intermediate, root]) {
+/** Leaf first: each certificate is signed by the next, all are valid at `now`, and each may do what it does. */
+export async function checkPath(
+  p: Primitives,
+  [leaf, ...authorities]: readonly [Certificate, ...Certificate[]],
+  now: number,
+): Promise<void> {
+  for (const certificate of [leaf, ...authorities]) {
     checkValidity(certificate, now)
     checkExtensions(certificate)
   }
-  checkIssuer(root, 1)
-  checkIssuer(intermediate, 0)
+  for (const [authoritiesBelow, authority] of authorities.entries()) checkIssuer(authority, authoritiesBelow)
   if (basicConstraints(leaf).ca) refuse('chain-invalid', `${leaf.commonName} is a certificate authority`)
   if (!mayUse(leaf, 'digitalSignature', true)) refuse('chain-invalid', `${leaf.commonName} may not sign`)
-  await checkSigned(p, intermediate, root)
-  await checkSigned(p, leaf, intermediate)
+  let below = leaf
+  for (const authority of authorities) {
+    await checkSigned(p, below, authority)
+    below = authority
+  }
 }
+export const checkChain = (p: Primitives, { leaf, intermediate, root }: Chain, now: number): Promise<void> =>
+  checkPath(p, [leaf, intermediate, root], now)
 
 function refuseList(detail: string): never {
   throw new Rejection('revocation', 'crl-invalid', detail)
@@ -109,8 +117,13 @@ export async function checkNotRevoked(
   if (!(await signedBy(p, parsed, issuer))) refuseList(`the revocation list: not ${issuer.commonName}'s signature`)
   if (now < parsed.thisUpdate) refuseList(`the revocation list starts ${timeText(parsed.thisUpdate)}`)
   if (now > parsed.nextUpdate) refuseList(`the revocation list ended ${timeText(parsed.nextUpdate)}`)
-  if (parsed.revoked.has(hex(certificate.serial))) {
+  checkUnlisted(parsed, certificate)
+  return parsed
+}
+
+/** For further certificates of the same issuer, once {@link checkNotRevoked} has believed its list. */
+export function checkUnlisted({ revoked }: RevocationList, certificate: Certificate): void {
+  if (revoked.has(hex(certificate.serial))) {
     throw new Rejection('revocation', 'certificate-revoked', `${certificate.commonName} is revoked`)
   }
-  return parsed
 }

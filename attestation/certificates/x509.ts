@@ -2,18 +2,21 @@
  * X.509 version 3 certificates and version 2 revocation lists (RFC 5280), read strictly. Serial number 0 is
  * accepted: every VCEK has it. Left out: unique identifiers, name constraints, policies, indirect lists.
  */
-import { equal, fromHex, hex, utf8Text } from '../bytes.ts'
+import { concat, equal, fromHex, hex, utf8Text } from '../bytes.ts'
 import { Malformed, Unsupported } from '../errors.ts'
-import type { Primitives } from '../primitives/primitives.ts'
+import type { Curve, Primitives } from '../primitives/primitives.ts'
 import { Der, explicit, oid, tag } from './der.ts'
 
 export type Extension = Readonly<{ critical: boolean; value: Uint8Array }>
-export type PublicKey = Readonly<{ kind: 'rsa'; spki: Uint8Array } | { kind: 'P-384'; point: Uint8Array }>
+export type PublicKey = Readonly<{ kind: 'rsa'; spki: Uint8Array } | { kind: Curve; point: Uint8Array }>
+/** AMD's certificates have the first, Intel's the second. */
+export type SignatureAlgorithm = 'RSA-PSS SHA-384' | 'ECDSA P-256 SHA-256'
 
 export type Certificate = Readonly<{
   der: Uint8Array
   /** The bytes that are signed, as they arrived. */
   tbs: Uint8Array
+  algorithm: SignatureAlgorithm
   signature: Uint8Array
   serial: Uint8Array
   /** Encoded names, compared byte for byte. */
@@ -30,6 +33,7 @@ export type Certificate = Readonly<{
 
 export type RevocationList = Readonly<{
   tbs: Uint8Array
+  algorithm: SignatureAlgorithm
   signature: Uint8Array
   issuer: Uint8Array
   thisUpdate: number
@@ -55,19 +59,26 @@ const pss384 = [
   '304106092a864886f70d01010a3034a00f300d06096086480165030402020500a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130',
   '303d06092a864886f70d01010a3030a00d300b0609608648016503040202a11a301806092a864886f70d010108300b0609608648016503040202a203020130',
 ].map(bytesOf)
-/** rsaEncryption with NULL, RFC 3279; id-ecPublicKey with secp384r1, RFC 5480. */
+/** ecdsa-with-SHA256, RFC 5758 section 3.2. */
+const ecdsaSha256 = bytesOf('300a06082a8648ce3d040302')
+/** rsaEncryption with NULL, RFC 3279; id-ecPublicKey with a named curve, RFC 5480. */
 const rsaEncryption = bytesOf('300d06092a864886f70d0101010500')
-const secp384r1 = bytesOf('301006072a8648ce3d020106052b81040022')
+const curves = [
+  { kind: 'P-256', algorithm: bytesOf('301306072a8648ce3d020106082a8648ce3d030107'), pointBytes: 65 },
+  { kind: 'P-384', algorithm: bytesOf('301006072a8648ce3d020106052b81040022'), pointBytes: 97 },
+] as const
 
 function unsupported(what: string, algorithm: Uint8Array): never {
   throw new Unsupported('chain', 'unsupported-algorithm', `${what} ${hex(algorithm)} is not one this version knows`)
 }
 
-/** The one signature algorithm; inside and outside the signed part it must be the same (RFC 5280, 4.1.1.2). */
-function readAlgorithm(from: Der): Uint8Array {
+type Algorithm = Readonly<{ der: Uint8Array; name: SignatureAlgorithm }>
+/** Inside and outside the signed part it must be the same (RFC 5280, 4.1.1.2). */
+function readAlgorithm(from: Der): Algorithm {
   const { der } = from.element(tag.sequence, 'signature algorithm')
+  if (equal(der, ecdsaSha256)) return { der, name: 'ECDSA P-256 SHA-256' }
   if (!pss384.some(known => equal(known, der))) unsupported('signature algorithm', der)
-  return der
+  return { der, name: 'RSA-PSS SHA-384' }
 }
 
 /** The three string types of today's names; the two older ones hold ASCII. */
@@ -119,9 +130,10 @@ function readPublicKey(from: Der): PublicKey {
   const bits = parts.bitString('key')
   parts.end()
   if (equal(algorithm, rsaEncryption)) return { kind: 'rsa', spki: der }
-  if (!equal(algorithm, secp384r1)) unsupported('key algorithm', algorithm)
-  if (bits.length !== 97 || bits[0] !== 4) throw new Malformed('public key: expected an uncompressed P-384 point')
-  return { kind: 'P-384', point: bits }
+  const curve = curves.find(known => equal(known.algorithm, algorithm)) ?? unsupported('key algorithm', algorithm)
+  if (bits.length !== curve.pointBytes || bits[0] !== 4)
+    throw new Malformed(`public key: expected an uncompressed ${curve.kind} point`)
+  return { kind: curve.kind, point: bits }
 }
 
 function readExtensions(list: Der): Map<string, Extension> {
@@ -144,7 +156,8 @@ function readExtensions(list: Der): Map<string, Extension> {
 function readSerial(from: Der): Uint8Array {
   const serial = from.integer('serial number')
   if ((serial[0] as number) >= 0x80) throw new Malformed('serial number is negative')
-  if (serial.length > 20) throw new Malformed('serial number is longer than 20 bytes')
+  // RFC 5280, 4.1.2.2: 20 bytes, and one more where the first would look like a sign.
+  if (serial.length > (serial[0] === 0 ? 21 : 20)) throw new Malformed('serial number is longer than 20 bytes')
   return serial
 }
 
@@ -161,8 +174,8 @@ function readSigned(input: Uint8Array, name: string, cap: number) {
   return { tbs: tbs.der, fields: new Der(tbs.content, name), algorithm, signature }
 }
 
-function checkSameAlgorithm(inside: Uint8Array, outside: Uint8Array): void {
-  if (!equal(inside, outside)) throw new Malformed('signature algorithm differs inside and outside')
+function checkSameAlgorithm(inside: Algorithm, outside: Algorithm): void {
+  if (!equal(inside.der, outside.der)) throw new Malformed('signature algorithm differs inside and outside')
 }
 
 /** @param name what to call it in a refusal, e.g. "VCEK" */
@@ -185,7 +198,18 @@ export function parseCertificate(der: Uint8Array, name: string): Certificate {
   wrapper.end()
   fields.end()
   const names = { issuer: issuer.der, subject: subject.der, commonName: subject.commonName }
-  return { der, tbs, signature, serial, ...names, notBefore, notAfter, publicKey, extensions }
+  return {
+    der,
+    tbs,
+    algorithm: algorithm.name,
+    signature,
+    serial,
+    ...names,
+    notBefore,
+    notAfter,
+    publicKey,
+    extensions,
+  }
 }
 
 function readRevoked(list: Der): Set<string> {
@@ -221,15 +245,33 @@ export function parseRevocationList(der: Uint8Array, name: string): RevocationLi
     wrapper.end()
   }
   fields.end()
-  return { tbs, signature, issuer, thisUpdate, nextUpdate, revoked }
+  return { tbs, algorithm: algorithm.name, signature, issuer, thisUpdate, nextUpdate, revoked }
+}
+
+/** Ecdsa-Sig-Value (RFC 3279, 2.2.3) as IEEE P1363 has it, for numbers of at most `size` bytes. */
+function ecdsaSignature(der: Uint8Array, size: number): Uint8Array {
+  const outer = new Der(der, 'ECDSA signature')
+  const parts = outer.sequence('ECDSA signature')
+  outer.end()
+  const [r, s] = [parts.integer('r'), parts.integer('s')].map(number => {
+    const digits = number[0] === 0 ? number.subarray(1) : number
+    if (digits.length > size || (number[0] as number) >= 0x80) throw new Malformed('ECDSA signature: out of range')
+    return concat(new Uint8Array(size - digits.length), digits)
+  }) as [Uint8Array, Uint8Array]
+  parts.end()
+  return concat(r, s)
 }
 
 /** Whether the issuer's key made the signature, over the bytes that arrived. */
 export async function signedBy(
   p: Primitives,
-  { tbs, signature }: Readonly<{ tbs: Uint8Array; signature: Uint8Array }>,
-  issuer: Certificate,
+  { tbs, algorithm, signature }: Readonly<{ tbs: Uint8Array; algorithm: SignatureAlgorithm; signature: Uint8Array }>,
+  { publicKey }: Certificate,
 ): Promise<boolean> {
-  if (issuer.publicKey.kind !== 'rsa') return false
-  return p.rsaVerify({ padding: 'PSS', hash: 'SHA-384', saltLength: 48 }, issuer.publicKey.spki, tbs, signature)
+  if (algorithm === 'ECDSA P-256 SHA-256') {
+    if (publicKey.kind !== 'P-256') return false
+    return p.ecdsaVerify('P-256', 'SHA-256', publicKey.point, tbs, ecdsaSignature(signature, 32))
+  }
+  if (publicKey.kind !== 'rsa') return false
+  return p.rsaVerify({ padding: 'PSS', hash: 'SHA-384', saltLength: 48 }, publicKey.spki, tbs, signature)
 }
