@@ -56,12 +56,12 @@ export class Leases {
     }
   }
 
-  /** A request under the owner's or a device's credential. Grants, jobs and keep-alives never come here. */
+  /**
+   * A request under the owner's or a device's credential; grants, jobs and keep-alives never come here. Comes after
+   * {@link ended} in the same answer, which has forgotten what idled out: use does not revive it.
+   */
   touch(): void {
-    const now = this.#clock.now()
-    if (now === this.#lastUse) return
-    this.#forgetEnded(now) // first: what has idled out is not revived
-    this.#lastUse = now
+    this.#lastUse = this.#clock.now()
   }
 
   /** When this lease ends, by the pod's `now`. */
@@ -70,7 +70,8 @@ export class Leases {
     return Math.min(key.grantedAt + key.lease.maxSeconds, idle)
   }
 
-  #forgetEnded(now: number): void {
+  #forgetEnded(): void {
+    const now = this.#clock.now()
     const before = this.#keys.size
     for (const [kid, key] of this.#keys) {
       if (now < this.endsAt(key)) continue
@@ -82,25 +83,26 @@ export class Leases {
 
   /** The key of a collection for an operation: of this epoch, or of the newest where none is named. */
   collection(coll: Uint8Array, wanted: number, epoch?: number): LeasedKey {
-    const now = this.#clock.now()
     for (const key of this.#collections.get(hex(coll)) ?? []) {
       if (epoch !== undefined && key.epoch !== epoch) continue
       if ((key.lease.operations & wanted) !== wanted) continue
-      if (now >= this.endsAt(key)) continue
       return key
     }
     throw new Rejection('release', 'lease', 'no open lease on this collection for this operation')
   }
 
-  /** Whether a lease has ended since the process began, and whether that is the end of the unlocked state. */
+  /**
+   * Forgets keys whose lease has ended; says whether one has since the process began, and whether that is the end of
+   * the unlocked state. Each answer about data begins with this, so that a key ends with its second.
+   */
   ended(): 'none' | 'some' | 'lock' {
-    this.#forgetEnded(this.#clock.now())
+    this.#forgetEnded()
     return this.#ended
   }
 
   /** What is still leased: for `status` and for the successor. */
   open(): LeasedKey[] {
-    this.#forgetEnded(this.#clock.now())
+    this.#forgetEnded()
     return [...this.#keys.values()]
   }
 

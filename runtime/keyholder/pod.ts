@@ -102,7 +102,7 @@ export class Pod {
     return { owner, podId, policy, now: this.clock.now() }
   }
 
-  /** The log, where keys open rows; what it is not, by code, where they do not. */
+  /** The log, where keys open rows and leases have not ended; what it is not, by code, where they do not. */
   readable(): Ledger {
     if (this.leases.ended() === 'lock') this.lock()
     if (this.ledger === null || this.phase < podState.unlocked) throw new Rejection('release', 'locked', 'locked')

@@ -273,7 +273,6 @@ async function takeEffect(
   unfit: ReadonlySet<Session>,
   phase: Pod['phase'],
 ): Promise<void> {
-  pod.checkAlive()
   pod.ledger = ledger
   pod.policy = policy
   pod.encodedPolicy = release.policy
