@@ -7,10 +7,10 @@ import type { RoleConfigs } from '../config.ts'
 export type RoleName = keyof RoleConfigs
 
 /**
- * No inspector for whoever may send a signal; one collector thread instead of several, because the roles share few
- * cores and buffers are most of the garbage.
+ * No inspector for whoever may send a signal. One collector thread and a small young generation: the roles share few
+ * cores, and buffers, most of the garbage, must not wait for a large one to fill.
  */
-const flags = ['--disable-sigusr1', '--single-threaded-gc']
+const flags = ['--disable-sigusr1', '--single-threaded-gc', '--max-semi-space-size=1']
 
 export interface RoleProcess {
   readonly role: RoleName

@@ -5,11 +5,13 @@ import { join } from 'node:path'
 import { StateFolder } from '../../client/owner/folder.ts'
 import { benchHandshake } from './handshake.ts'
 import { benchItems } from './items.ts'
+import { benchPod } from './pod.ts'
 import { holds, printRow, type Row } from './measure.ts'
 
-const benches: Readonly<Record<string, (folder: StateFolder) => Promise<Row[]>>> = {
+const benches: Readonly<Record<string, (folder: StateFolder) => Promise<Row[]> | AsyncIterable<Row>>> = {
   a: benchHandshake,
   c: benchItems,
+  pod: benchPod,
 }
 
 const [suite, ...flags] = process.argv.slice(2)
@@ -28,7 +30,7 @@ try {
   if (!json) console.log(`Node ${process.version}, ${cpus().length} cores of ${cpus()[0]?.model}\n`)
   for (const [name, bench] of Object.entries(benches)) {
     if (only !== undefined && !only.includes(name)) continue
-    for (const row of await bench(await StateFolder.open(join(folder, name)))) {
+    for await (const row of await bench(await StateFolder.open(join(folder, name)))) {
       rows.push(row)
       if (!json) printRow(row)
     }
