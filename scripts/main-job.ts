@@ -73,7 +73,8 @@ function readOptions(args: readonly string[], defaultImport: string): Options | 
     })
     if (values.help) return 'help'
     const port = Number(values.port)
-    if (!Number.isInteger(port) || port < 0 || port > 65535) throw new Error(`--port ${values.port}: expected 0 to 65535`)
+    if (!Number.isInteger(port) || port < 0 || port > 65535)
+      throw new Error(`--port ${values.port}: expected 0 to 65535`)
     if (!existsSync(values.import)) throw new Error(`--import ${values.import}: there is no such folder`)
     const { once, json, up } = values
     return { once, json, up, importDir: resolve(values.import), port, passphraseFile: values['passphrase-file'] }
@@ -98,8 +99,6 @@ class Timings {
 const tidy = (path: string) => (path.startsWith(`${homedir()}/`) ? `~${path.slice(homedir().length)}` : path)
 const seconds = (value: number | undefined) => `${(value ?? 0).toFixed(value !== undefined && value < 1 ? 3 : 1)} s`
 
-type Stored = ImportReport & { readonly from: string; readonly items: number; readonly logEntries: number }
-
 /** Names of the leases a release left, for people and for programs. */
 async function leasesOf(session: Session, owner: OpenOwner, pod: PodStatus) {
   const names = new Map(
@@ -113,13 +112,16 @@ async function leasesOf(session: Session, owner: OpenOwner, pod: PodStatus) {
   }))
 }
 
-async function importInto(session: Session, from: string, terminal: Terminal): Promise<Stored> {
-  const report = await terminal.progress(`importing ${tidy(from)}`, update =>
+const importInto = (session: Session, from: string, terminal: Terminal): Promise<ImportReport> =>
+  terminal.progress(`importing ${tidy(from)}`, update =>
     importFolder(from, documentSink(session, 'documents'), { onProgress: update }),
   )
+
+/** What the pod holds in all, by its own count. */
+async function countsOf(session: Session): Promise<{ items: number; logEntries: number }> {
   const answer = await session.request('GET', '/v1/status')
   const { counts } = (await answer.json()) as { counts: { items: number; commits: number } }
-  return { ...report, from, items: counts.items, logEntries: counts.commits }
+  return { items: counts.items, logEntries: counts.commits }
 }
 
 /** Saves a memory and reads it back through a new request: what is shown came out of the sealed rows. */
@@ -140,9 +142,11 @@ function stepLine({ step, rule, outcome, detail }: StepOutcome): string {
 }
 
 function narrateEvent(event: SupervisorEvent, say: (line: string) => void): void {
-  if (event.event === 'replaced' && event.why === 'lease end') say('A lease ended: its keys are gone, and so are the processes that held them.')
+  if (event.event === 'replaced' && event.why === 'lease end')
+    say('A lease ended: its keys are gone, and so are the processes that held them.')
   if (event.event === 'replaced' && event.why === 'lock') say('The pod was locked. pod unlock opens it again.')
-  if (event.event === 'replaced' && event.why === 'crash') say('A role that held keys ended: the pod is locked. pod unlock opens it again.')
+  if (event.event === 'replaced' && event.why === 'crash')
+    say('A role that held keys ended: the pod is locked. pod unlock opens it again.')
   if (event.event === 'restarted') say(`The ${event.role} was restarted; the pod goes on.`)
 }
 
@@ -161,7 +165,7 @@ export async function mainJob(rolesDir: string, packageRoot: string, args: reado
     const interrupted = interruption()
     const timings = new Timings()
     const folder = await StateFolder.open()
-    const say = (line: string) => terminal.note(line)
+    const say = narrator(options.json)
     say(`attested-pod: a server of your own that gets its keys only after it has proved what it is.\n`)
     say('Starting (simulated silicon: it exercises everything and protects nothing)')
 
@@ -183,7 +187,9 @@ export async function mainJob(rolesDir: string, packageRoot: string, args: reado
       }),
     )
     pod = running
-    say(`  ${running.url} answers, locked; keys and data in ${tidy(folder.path)}  (${seconds(timings.seconds['start'])})\n`)
+    say(
+      `  ${running.url} answers, locked; keys and data in ${tidy(folder.path)}  (${seconds(timings.seconds['start'])})\n`,
+    )
     const work = options.up ? async () => {} : () => tellMainJob(running, options, terminal, timings)
     await Promise.race([work(), interrupted.then(() => Promise.reject(new Interrupted()))])
     if (!options.up) {
@@ -198,17 +204,28 @@ export async function mainJob(rolesDir: string, packageRoot: string, args: reado
     return 0
   } catch (error) {
     if (error instanceof Interrupted) return 130
-    terminal.error(error instanceof Refusal ? `Refused at step "${error.reason.step}": ${error.reason.detail}` : String((error as Error).message))
+    terminal.error(
+      error instanceof Refusal
+        ? `Refused at step "${error.reason.step}": ${error.reason.detail}`
+        : String((error as Error).message),
+    )
     return exitCode(error)
   } finally {
     if (pod !== null) {
       await pod.stop()
-      terminal.note('Locked: the keys are gone with the processes that held them. The data stays for the next start.')
+      narrator(terminal.json)(
+        'Locked: the keys are gone with the processes that held them. The data stays for the next start.',
+      )
     }
   }
 }
 
 class Interrupted extends Error {}
+
+/** The narration is the result, unless a program asked for one of its own. */
+const narrator = (json: boolean) => (line: string) => {
+  if (!json) console.log(line)
+}
 
 /** Resolves at the first Ctrl-C or SIGTERM; a later one changes nothing, locking is under way. */
 function interruption(): Promise<void> {
@@ -219,7 +236,7 @@ function interruption(): Promise<void> {
 }
 
 async function tellMainJob(pod: LocalPod, options: Options, terminal: Terminal, timings: Timings): Promise<void> {
-  const say = (line: string) => terminal.note(line)
+  const say = narrator(options.json)
   say('Verifying its evidence')
   const session = await timings.of('verify', () =>
     connect<ReleasingOwner>(pod.url, pod.owner, { primitives: p, onStep: step => say(stepLine(step)) }),
@@ -231,7 +248,9 @@ async function tellMainJob(pod: LocalPod, options: Options, terminal: Terminal, 
     say(`  accepted: ${claims.product}, ${claims.platform}  (${seconds(timings.seconds['verify'])})\n`)
 
     say('Releasing the keys, inside the session that the evidence was made for')
-    const unlocked = await timings.of('release', () => terminal.progress('opening the store', () => releaseKeys(session)))
+    const unlocked = await timings.of('release', () =>
+      terminal.progress('opening the store', () => releaseKeys(session)),
+    )
     const leases = await leasesOf(session, pod.owner, unlocked)
     for (const { key, maxSeconds, idleSeconds } of leases) {
       say(`  ${key.padEnd(24)} ${duration(maxSeconds)} at most, ${duration(idleSeconds)} unused`)
@@ -239,15 +258,20 @@ async function tellMainJob(pod: LocalPod, options: Options, terminal: Terminal, 
     say(`  unlocked  (${seconds(timings.seconds['release'])})\n`)
 
     say(`Importing ${tidy(options.importDir)}`)
-    const stored = await timings.of('import', () => importInto(session, options.importDir, terminal))
-    const { created, updated, unchanged, skipped, bytes } = stored
-    say(`  ${created} new, ${updated} changed, ${unchanged} as they were; ${bytes} bytes  (${seconds(timings.seconds['import'])})`)
+    const imported = await timings.of('import', () => importInto(session, options.importDir, terminal))
+    const { created, updated, unchanged, skipped, bytes } = imported
+    say(
+      `  ${created} new, ${updated} changed, ${unchanged} as they were; ${bytes} bytes  (${seconds(timings.seconds['import'])})`,
+    )
     for (const { path, reason } of skipped) say(`  left out: ${printable(path)}: ${reason}`)
 
     const readBack = await timings.of('memory', () => remember(session))
     say(`  saved and read back: "${readBack.text}"  (${seconds(timings.seconds['memory'])})`)
     const { head } = await status(session)
-    say(`  ${stored.items} items stored, log of ${head?.size ?? 0} entries, root ${head ? hex(head.logRoot).slice(0, 16) : 'none'}...\n`)
+    const stored = { from: options.importDir, ...imported, ...(await countsOf(session)) }
+    say(
+      `  ${stored.items} items stored, log of ${head?.size ?? 0} entries, root ${head ? hex(head.logRoot).slice(0, 16) : 'none'}...\n`,
+    )
 
     if (options.json) {
       terminal.show(

@@ -71,7 +71,9 @@ export class Context {
       }),
     )
     try {
-      return await work(session, owner)
+      const result = await work(session, owner)
+      await session.heads.settled()
+      return result
     } finally {
       session.close()
     }

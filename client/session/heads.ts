@@ -20,6 +20,7 @@ export class HeadKeeper {
   #highest: Head | null
   #initialised: boolean
   #macKey: MacKey | null = null
+  #saved: Promise<void> = Promise.resolve()
 
   private constructor(p: Primitives, store: HeadStore, podId: Uint8Array, highest: Head | null, initialised: boolean) {
     this.#p = p
@@ -53,6 +54,15 @@ export class HeadKeeper {
   }
 
   /**
+   * Resolves when what was observed is kept for the next unlock; rejects where it could not be. Observing does not wait
+   * for it: a power cut may cost the last moments' heads, and with them no more than PROTOCOL 2.7 grants a rollback to
+   * what no device remembers.
+   */
+  settled(): Promise<void> {
+    return this.#saved
+  }
+
+  /**
    * Takes a head that the pod sent in answer to a question asked when `floor` entries were known.
    * Throws Rejection `rollback`, `fork` or `tampered`, and then keeps what it knew.
    */
@@ -64,7 +74,8 @@ export class HeadKeeper {
     if (head.size > this.size || !this.#initialised) {
       this.#highest = head
       this.#initialised = true
-      await this.#store.save(bytes)
+      this.#saved = this.#store.save(bytes)
+      this.#saved.catch(() => {}) // told to who asks whether it settled
     }
     return head
   }

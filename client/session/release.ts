@@ -158,5 +158,7 @@ async function statusOf(
   floor: number,
 ): Promise<PodStatus> {
   const { kind: _, state, head, ...rest } = answer
-  return { ...rest, state: stateName(state), head: head && (await session.heads.observe(head, floor)) }
+  const observed = head && (await session.heads.observe(head, floor))
+  await session.heads.settled()
+  return { ...rest, state: stateName(state), head: observed }
 }
