@@ -39,6 +39,7 @@ export class SealedRequest implements AsyncIterable<Uint8Array> {
   #body: Promise<Buffer> | null = null
   /** Carrier bytes whose credit is held back until the chunks they brought are read. */
   #held = 0
+  #isAnswered = false
 
   constructor(head: RequestHead, session: Session, release: (bytes: number) => void) {
     this.method = head.method
@@ -49,6 +50,7 @@ export class SealedRequest implements AsyncIterable<Uint8Array> {
   }
 
   push(frames: readonly Uint8Array[], complete: boolean): void {
+    if (this.#isAnswered) return
     for (const frame of frames) if (frame.length > 0) this.#chunks.push(frame)
     this.#complete ||= complete
     this.#wake?.()
@@ -58,6 +60,11 @@ export class SealedRequest implements AsyncIterable<Uint8Array> {
     if (this.#chunks.length === 0) return false
     this.#held += bytes
     return true
+  }
+  /** Nobody reads on: what is still to come is let through and dropped, so that the sender gets to its end. */
+  answered(): void {
+    this.#isAnswered = true
+    this.#takeChunks()
   }
   fail(error: Error): void {
     if (this.#complete) return
@@ -86,7 +93,7 @@ export class SealedRequest implements AsyncIterable<Uint8Array> {
 
   async *[Symbol.asyncIterator](): AsyncIterator<Uint8Array> {
     for (;;) {
-      yield* this.#takeChunks()
+      for (const chunk of this.#takeChunks()) yield chunk
       if (this.#isOver()) return
       await this.#more()
     }
@@ -103,7 +110,9 @@ export class SealedRequest implements AsyncIterable<Uint8Array> {
     this.#held = 0
     return chunks
   }
+  /** What came while the reader was busy did not wake it. */
   async #more(): Promise<void> {
+    if (this.#chunks.length > 0) return
     const { promise, resolve } = Promise.withResolvers<void>()
     this.#wake = resolve
     await promise
@@ -282,6 +291,7 @@ export class Exchange {
   #answer(request: SealedRequest): void {
     const sealer = responseSealer(this.#p, this.#session.keys, this.#n)
     this.#response = new SealedResponse(this.#stream, sealer)
+    this.#response.once('close', () => request.answered())
     this.#handle(request, this.#response)
   }
 

@@ -1,7 +1,7 @@
 /** Items over the wire. */
 import { z } from 'zod'
 import { hex } from '../../attestation/bytes.ts'
-import { Malformed, Rejection } from '../../attestation/errors.ts'
+import { Rejection } from '../../attestation/errors.ts'
 import {
   answer,
   answerChanged,
@@ -49,7 +49,6 @@ export function contentsOf({ type: name, schema: number, data }: Given): {
   schema: number
   json: string
 } {
-  if (data === undefined) throw new Malformed('data: expected any JSON', 'data')
   if (name === FILE_TYPE) throw new Rejection('data', 'scope', 'files are made by uploads')
   const checked = name === MEMORY_TYPE ? parse(memoryData, data) : data
   return { type: name, schema: number, json: JSON.stringify(checked) }

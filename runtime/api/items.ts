@@ -230,14 +230,10 @@ export class Items {
       return await this.read(session, coll, id)
     } catch (error) {
       if (!(error instanceof Rejection)) throw error
-      if (error.reason.code === 'not-found') return this.#wasDeleted(coll, id)
-      return { id, tampered: true }
+      if (error.reason.code === 'not-found') return null // deleted meanwhile, by the map and from the store
+      if (error.reason.code === 'tampered') return { id, tampered: true }
+      throw error
     }
-  }
-  /** The map has no such item: either its row went meanwhile as well, or somebody brought it back. */
-  async #wasDeleted(coll: Uint8Array, id: Uint8Array): Promise<Tampered | null> {
-    await this.#commits.settled()
-    return (await this.#store.item(coll, id)) === null ? null : { id, tampered: true }
   }
 
   /** Rows that the map names, opened; null for the others. */

@@ -1,8 +1,8 @@
 // A keyholder without handshake, leases and clock: the real ledger behind the real verbs, and sessions by decree.
 import { join } from 'node:path'
 import { equal, hex } from '../../attestation/bytes.ts'
-import { type Code, Refusal, Rejection } from '../../attestation/errors.ts'
-import { encodeScopes, itemKey, type Scope, Window } from '../../attestation/session/index.ts'
+import { Refusal, Rejection } from '../../attestation/errors.ts'
+import { encodeScopes, itemKey, type Scope } from '../../attestation/session/index.ts'
 import { decode, encodeAs, type Of } from '../../attestation/wire.ts'
 import { sockets } from '../../runtime/edge/verbs.ts'
 import { type KnownHead, Ledger, type Split } from '../../runtime/keyholder/ledger.ts'
@@ -220,10 +220,3 @@ const mutable = (commit: NonNullable<ReturnType<Ledger['prepare']>['commit']>) =
   buckets: [...commit.buckets],
   stateRows: [...commit.stateRows],
 })
-
-export type RefusalCode = Code
-export const windowAt = (n: number): Uint8Array => {
-  const window = new Window()
-  window.accept(n)
-  return window.save()
-}
