@@ -10,6 +10,7 @@ import type { MacKey, Primitives } from '../../attestation/primitives/primitives
 import type { HeadStore } from './owner.ts'
 
 const REMEMBERED = 256
+const SAVE_EVERY_MS = 500
 
 export class HeadKeeper {
   readonly #p: Primitives
@@ -21,6 +22,9 @@ export class HeadKeeper {
   #initialised: boolean
   #macKey: MacKey | null = null
   #saved: Promise<void> = Promise.resolve()
+  /** Observed and not yet given to the store. */
+  #unsaved: Uint8Array | null = null
+  #timer: ReturnType<typeof setTimeout> | null = null
 
   private constructor(p: Primitives, store: HeadStore, podId: Uint8Array, highest: Head | null, initialised: boolean) {
     this.#p = p
@@ -59,7 +63,28 @@ export class HeadKeeper {
    * what no device remembers.
    */
   settled(): Promise<void> {
+    this.#save()
     return this.#saved
+  }
+
+  /** At once, and then at most every half second: a thousand saves need not be a thousand writes to the disk. */
+  #saveSoon(): void {
+    if (this.#timer !== null) return
+    this.#save()
+    this.#timer = setTimeout(() => {
+      this.#timer = null
+      if (this.#unsaved !== null) this.#saveSoon()
+    }, SAVE_EVERY_MS)
+    // A program that is done may end: what is unsaved then was not waited for.
+    if (typeof this.#timer === 'object') this.#timer.unref?.()
+  }
+
+  #save(): void {
+    const head = this.#unsaved
+    if (head === null) return
+    this.#unsaved = null
+    this.#saved = this.#store.save(head)
+    this.#saved.catch(() => {}) // told to who asks whether it settled
   }
 
   /**
@@ -74,8 +99,8 @@ export class HeadKeeper {
     if (head.size > this.size || !this.#initialised) {
       this.#highest = head
       this.#initialised = true
-      this.#saved = this.#store.save(bytes)
-      this.#saved.catch(() => {}) // told to who asks whether it settled
+      this.#unsaved = bytes
+      this.#saveSoon()
     }
     return head
   }

@@ -7,10 +7,17 @@ import type { RoleConfigs } from '../config.ts'
 export type RoleName = keyof RoleConfigs
 
 /**
- * No inspector for whoever may send a signal. One collector thread and a small young generation: the roles share few
- * cores, and buffers, most of the garbage, must not wait for a large one to fill.
+ * No inspector for whoever may send a signal; one collector thread instead of several, because the roles share few
+ * cores. The edge only passes buffers on: a small young generation lets go of them before they add up, where keyholder
+ * and api would pay for it with collections that find everything alive.
  */
-const flags = ['--disable-sigusr1', '--single-threaded-gc', '--max-semi-space-size=1']
+const always = ['--disable-sigusr1', '--single-threaded-gc']
+const flags: Readonly<Record<RoleName, readonly string[]>> = {
+  edge: [...always, '--max-semi-space-size=1'],
+  keyholder: always,
+  api: always,
+  migrate: always,
+}
 
 export interface RoleProcess {
   readonly role: RoleName
@@ -36,7 +43,7 @@ export function childProcessLauncher(rolesDir: string, runDir: string): Launcher
   return {
     start(role, descriptors) {
       const bundle = join(rolesDir, `${role}.mjs`)
-      const child = spawn(process.execPath, [...flags, bundle, '--run', runDir], {
+      const child = spawn(process.execPath, [...flags[role], bundle, '--run', runDir], {
         cwd: '/',
         env: { NODE_ENV: 'production' },
         detached: true,
