@@ -1,52 +1,55 @@
 /**
- * The defences of PROTOCOL section 6, by row, as edits that take them out of a copy of the sources. Where two hold
- * independently, both are taken out; `alone` names those of which each one holds by itself.
+ * The defences of PROTOCOL section 6, by row: each a rule, as the edits that take it out of a copy of the sources. An
+ * attack has to fail as shipped and to succeed without all of its row's defences. `independent` names the rows in which
+ * each defence is enough by itself, so that the attack has to fail as long as one of them stands.
  */
 import type { Edit } from '../support/altered.ts'
+
+export type Defence = readonly Edit[]
 
 const transcript = 'attestation/session/transcript.ts'
 const client = 'attestation/session/client.ts'
 const pod = 'attestation/session/pod.ts'
+const streams = 'attestation/session/streams.ts'
+const credentials = 'attestation/session/credentials.ts'
 const rules = 'attestation/snp/rules.ts'
 const endorsement = 'attestation/snp/endorsement.ts'
-const appraise = 'attestation/appraise.ts'
-const streams = 'attestation/session/streams.ts'
 const wire = 'attestation/wire.ts'
+const items = 'attestation/items.ts'
 const attester = 'runtime/attester/simulated.ts'
+const exchange = 'runtime/edge/exchange.ts'
+const release = 'runtime/keyholder/release.ts'
+const requests = 'runtime/keyholder/requests.ts'
 
-/** The condition of an `if` that throws. */
-const never = (file: string, condition: string, instead = 'false'): Edit => ({
-  file,
-  find: `if (${condition})`,
-  replace: `if (${instead})`,
-})
+const edit = (file: string, find: string, replace: string): Defence => [{ file, find, replace }]
+/** The condition of an `if` that refuses, or of one that lets pass. */
+const never = (file: string, condition: string): Defence => edit(file, `if (${condition})`, 'if (false)')
+const always = (file: string, condition: string): Defence => edit(file, `if (${condition})`, 'if (true)')
 
-export const nonceQuoted: Edit = {
-  file: transcript,
-  find: "hash(p, 'pas1 th0', hello, core)",
-  replace: "hash(p, 'pas1 th0', core)",
-}
-/** In the core's encoding 65 bytes stand before the key's 1216. */
-export const kemKeyQuoted: Edit = {
-  file: transcript,
-  find: "hash(p, 'pas1 th0', hello, core)",
-  replace: "hash(p, 'pas1 th0', hello, core.filter((_, i) => i < 65 || i >= 65 + 1216))",
-}
-export const platformPinned = never(rules, '!approved.some(known => equal(known, pin))')
-export const measurementChecked: Edit = {
-  file: rules,
-  find: 'tee === platform && measurements.some(known => equal(known, report.measurement))',
-  replace: 'tee === platform',
-}
-export const ownerInEvidence = never(rules, '!equal(report.hostData, launchHash)')
-export const ownerInHello: Edit = { file: client, find: '  checkOwner(p, received, given.launch)\n', replace: '' }
-export const ownerSignature = never(pod, '!(await signatureValid(p, principal.key, message, payload.signature))')
+const nonceQuoted = edit(transcript, "hash(p, 'pas1 th0', hello, core)", "hash(p, 'pas1 th0', core)")
+const ownerInEvidence = never(rules, '!equal(report.hostData, launchHash)')
+const ownerInHello = edit(client, '  checkOwner(p, received, given.launch)\n', '')
+const reportDataOf = (parts: string) =>
+  edit(transcript, "'pas1 report-data', purpose, role, th0", `'pas1 report-data', ${parts}`)
+/** No item key for a row that its bucket does not name. */
+const mapNamesRow = edit(
+  requests,
+  "return item.state === 'current' && item.version === row.version && equal(item.rowHash, row.rowHash)",
+  'return true',
+)
 
-export const defences: Readonly<Record<number, readonly Edit[]>> = {
+export const defences: Readonly<Record<number, readonly Defence[]>> = {
   1: [nonceQuoted],
-  2: [kemKeyQuoted],
+  // In the core's encoding 65 bytes stand before the KEM key's 1216.
+  2: [
+    edit(
+      transcript,
+      "hash(p, 'pas1 th0', hello, core)",
+      "hash(p, 'pas1 th0', hello, core.filter((_, i) => i < 65 || i >= 65 + 1216))",
+    ),
+  ],
   3: [ownerInEvidence, ownerInHello],
-  4: [platformPinned],
+  4: [never(rules, '!approved.some(known => equal(known, pin))')],
   5: [never(rules, '!approved.includes(product)')],
   6: [
     never(rules, 'bit(report.policy, guestPolicy.debug)'),
@@ -55,87 +58,107 @@ export const defences: Readonly<Record<number, readonly Edit[]>> = {
   ],
   7: [
     never(endorsement, '!equal(certified, report.reportedTcb)'),
-    {
-      file: appraise,
-      find: 'firmware(report, product, endorsement.tcb)',
-      replace: "firmware(report, product, (await import('./snp/tcb.ts')).decodeTcb(product, report.reportedTcb, ''))",
-    },
+    edit(
+      'attestation/appraise.ts',
+      'firmware(report, product, endorsement.tcb)',
+      "firmware(report, product, (await import('./snp/tcb.ts')).decodeTcb(product, report.reportedTcb, ''))",
+    ),
   ],
-  8: [measurementChecked],
+  8: [
+    edit(rules, 'tee === platform && measurements.some(known => equal(known, report.measurement))', 'tee === platform'),
+  ],
   10: [ownerInEvidence, ownerInHello],
   11: [
-    ownerSignature,
-    {
-      file: 'runtime/keyholder/release.ts',
-      find: 'else if (!equalConstantTime(expected, value)) throw',
-      replace: 'else if (false) throw',
-    },
+    never(pod, '!(await signatureValid(p, principal.key, message, payload.signature))'),
+    edit(release, 'else if (!equalConstantTime(expected, value)) throw', 'else if (false) throw'),
   ],
-  12: [
-    {
-      file: transcript,
-      find: "['pas1 client-auth', th1, p.sha256(enc), p.sha256(credential)]",
-      replace: "['pas1 client-auth']",
-    },
-  ],
+  12: [edit(transcript, "['pas1 client-auth', th1, p.sha256(enc), p.sha256(credential)]", "['pas1 client-auth']")],
   13: [
-    { file: 'runtime/keyholder/handshake.ts', find: '    this.#pending.delete(hex(sid))\n', replace: '' },
-    { file: pod, find: '    this.#secret = null\n', replace: '' },
+    edit('runtime/keyholder/handshake.ts', '    this.#pending.delete(hex(sid))\n', ''),
+    edit(pod, '    this.#secret = null\n', ''),
   ],
   14: [nonceQuoted],
-  15: [
-    { file: transcript, find: "'pas1 report-data', purpose, role, th0", replace: "'pas1 report-data', purpose, th0" },
-  ],
-  16: [
-    { file: transcript, find: "'pas1 report-data', purpose, role, th0", replace: "'pas1 report-data', role, th0" },
-    never(attester, "purpose !== 'session'"),
-  ],
+  15: [reportDataOf('purpose, th0')],
+  16: [reportDataOf('role, th0'), never(attester, "purpose !== 'session'")],
   17: [
     never(attester, 'transcript.length !== 32'),
-    { file: attester, find: "quote(reportData(p, purpose, 'pod', transcript))", replace: 'quote(transcript)' },
+    edit(attester, "quote(reportData(p, purpose, 'pod', transcript))", 'quote(transcript)'),
   ],
   18: [never('runtime/keyholder/control.ts', '!session.window.accept(n)')],
   19: [never(streams, '!this.#complete')],
   20: [
-    { file: streams, find: 'nonce.setUint32(7, index)', replace: 'nonce.setUint32(7, 0)' },
-    { file: streams, find: "'pas1 msg', [direction, n, salt]", replace: "'pas1 msg', [direction, salt]" },
+    edit(streams, 'nonce.setUint32(7, index)', 'nonce.setUint32(7, 0)'),
+    edit(streams, "'pas1 msg', [direction, n, salt]", "'pas1 msg', [direction, salt]"),
   ],
-  21: [
-    {
-      file: 'client/session/session.ts',
-      find: '`pas/s/${live.sid}`',
-      replace: '`pas/s/${live.sid}?${path}`',
-    },
+  21: [edit('client/session/session.ts', '`pas/s/${live.sid}`', '`pas/s/${live.sid}?${path}`')],
+  22: [
+    edit('runtime/keyholder/keyholder.ts', '      await floor\n', ''),
+    edit(exchange, 'MIN_FAILURE_MS - (this.around.now() - this.startedAt)', '0'),
   ],
   23: [
-    {
-      file: 'client/session/exchange.ts',
-      find: 'const body = frames(responseOpener(p, keys, n), carrier)',
-      replace: 'const body = carrier[Symbol.asyncIterator]()',
-    },
+    edit(
+      'client/session/exchange.ts',
+      'const body = frames(responseOpener(p, keys, n), carrier)',
+      'const body = carrier[Symbol.asyncIterator]()',
+    ),
   ],
   24: [never('attestation/primitives/ed25519.ts', 'smallOrderY.has(hex(y))')],
   25: [never(wire, 'argument < least'), never(wire, 'reader.remaining !== 0')],
+  26: [
+    [
+      ...never(exchange, "Number(this.request.headers['content-length'] ?? 0) > cap"),
+      ...always(exchange, 'size <= cap'),
+    ],
+  ],
+  27: [edit('runtime/keyholder/ledger-stored.ts', '    checkExtends(keys, knownHead, head, stored.consistency)\n', '')],
+  28: [mapNamesRow],
+  29: [
+    mapNamesRow,
+    edit(
+      'attestation/session/release.ts',
+      "kdf(p, ck, 'pas1 item', [itemId, version, salt])",
+      "kdf(p, ck, 'pas1 item', [version, salt])",
+    ),
+    [
+      ...edit(items, 'encodeAs(aad, head)', 'new Uint8Array()'),
+      ...edit(items, 'encodeAs(aad, item)', 'new Uint8Array()'),
+    ],
+  ],
+  30: [
+    never('client/session/heads.ts', 'known !== undefined && !equal(known, head.logRoot)'),
+    edit(
+      release,
+      'if (verifyConsistency(pod.ports.p, known.size, head.size, known.logRoot, head.logRoot, path)) return',
+      'return',
+    ),
+  ],
+  34: [
+    always(requests, 'isOwners(principal)'),
+    edit('runtime/keyholder/clock.ts', 'if (time <= now) return', 'if (time === 0) return'),
+  ],
+  36: [
+    edit(requests, 'if (verbs.some(each => mayUse(principal, each, coll))) return', 'return'),
+    never('runtime/keyholder/sessions.ts', "principal.kind !== 'root' && this.#clock.now() >= principal.notAfter"),
+    never(credentials, 'judging.now >= it.notAfter'),
+  ],
+  45: [
+    edit('runtime/edge/server.ts', "kind === 'hello' ? this.#hellos.take(request.socket.remoteAddress ?? '') : 0", '0'),
+  ],
   46: [
-    {
-      file: 'attestation/primitives/node.ts',
-      find: "digest('sha3-256', [mlkem, x25519, ciphertext, recipient, XWING_LABEL])",
-      replace: "digest('sha3-256', [x25519, ciphertext, recipient, XWING_LABEL])",
-    },
+    edit(
+      'attestation/primitives/node.ts',
+      "digest('sha3-256', [mlkem, x25519, ciphertext, recipient, XWING_LABEL])",
+      "digest('sha3-256', [x25519, ciphertext, recipient, XWING_LABEL])",
+    ),
   ],
-  47: [
-    {
-      file: wire,
-      find: 'Object.hasOwn(variants, kind) ? variants[kind] : undefined',
-      replace: 'variants[kind]',
-    },
-  ],
-  48: [never('client/session/budget.ts', 'this.#started.length < MAX_HANDSHAKES', 'true')],
+  47: [edit(wire, 'Object.hasOwn(variants, kind) ? variants[kind] : undefined', 'variants[kind]')],
+  48: [always('client/session/budget.ts', 'this.#started.length < MAX_HANDSHAKES')],
   49: [
-    { file: transcript, find: "derive('pas1 ctl c2s')", replace: "derive('pas1 c2s')" },
-    { file: transcript, find: "derive('pas1 ctl s2c')", replace: "derive('pas1 s2c')" },
+    [
+      ...edit(transcript, "derive('pas1 ctl c2s')", "derive('pas1 c2s')"),
+      ...edit(transcript, "derive('pas1 ctl s2c')", "derive('pas1 s2c')"),
+    ],
   ],
 }
 
-/** Rows in which each defence holds alone. */
-export const alone: readonly number[] = [3, 7, 10, 13, 16, 17]
+export const independent: readonly number[] = [3, 7, 10, 13, 16, 17, 29, 30]

@@ -2,8 +2,8 @@
 import { execFile } from 'node:child_process'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { type Edit, projectRoot, withAltered } from '../support/altered.ts'
-import { defences } from './defences.ts'
+import { projectRoot, withAltered } from '../support/altered.ts'
+import { type Defence, defences } from './defences.ts'
 import type { Outcome } from './outcome.ts'
 import { rows } from './rows.ts'
 
@@ -19,8 +19,8 @@ async function attempt(row: number, root: string): Promise<Outcome> {
 }
 
 /** With these defences taken out; with none, as shipped. */
-export const attackWithout = (row: number, removed: readonly Edit[]): Promise<Outcome> =>
-  removed.length === 0 ? attempt(row, projectRoot) : withAltered(removed, root => attempt(row, root))
+export const attackWithout = (row: number, removed: readonly Defence[]): Promise<Outcome> =>
+  removed.length === 0 ? attempt(row, projectRoot) : withAltered(removed.flat(), root => attempt(row, root))
 
 export type Result = Readonly<{
   row: number

@@ -34,7 +34,7 @@ import {
   transcript1,
   transcript2,
 } from '../../attestation/session/index.ts'
-import { decode, encodeAs } from '../../attestation/wire.ts'
+import { decode, encode, encodeAs } from '../../attestation/wire.ts'
 import { connect } from '../../client/session/session.ts'
 import { releaseKeys } from '../../client/session/release.ts'
 import type { Fetch } from '../../client/session/carrier.ts'
@@ -71,7 +71,7 @@ export class Impostor {
     if (path === '/pas/hello') {
       this.#hello = body as Uint8Array<ArrayBuffer>
       this.#shown = await this.#show(body)
-      return encodeAs(podHello, { core: this.#shown.core, evidence: this.#shown.evidence })
+      return encode([this.#shown.core, this.#shown.evidence]) // of any length
     }
     if (path === '/pas/auth') return this.#fin(body)
     await this.#takeRelease(body)

@@ -75,22 +75,32 @@ export class Intrusion {
   }
 }
 
-/** A handshake without any of the client's checks. Throws what the pod's refusal is. */
-export async function intrude(pod: TestPod, { credential = rootCredential(), sign, time = TEST_NOW }: Means) {
-  const { owner } = pod.settings
+export type Handshake = Readonly<{ sid: Uint8Array; auth: Uint8Array; ctl: StreamSecrets }>
+
+/** Hello, and the Auth that goes with the answer, without any of the client's checks. */
+export async function prepareAuth(
+  owner: Person,
+  sayHello: (hello: Uint8Array) => Promise<Uint8Array>,
+  { credential = rootCredential(), sign, time = TEST_NOW }: Means,
+): Promise<Handshake> {
   const rid = routingId(p, owner.publicKey)
   const hello = encodeAs(clientHello, { suites: [SUITE], nonce: p.random(32), rid, cb: null, lane: null })
-  const { core, evidence } = readPodHello(await pod.keyholder.hello(hello))
+  const { core, evidence } = readPodHello(await sayHello(hello))
   const { sid, kemPublicKey } = readCore(core)
   const th1 = transcript1(p, transcript0(p, hello, core), evidence)
   const { enc, context } = await setupSender(p, kemPublicKey, hpkeInfo(th1))
   const signature = await sign(clientAuthMessage(p, th1, enc, credential))
   const when = time === null ? null : { time, pad: null }
   const ct = await context.seal(new Uint8Array(), encodeAs(authPayload, { credential, signature, when }))
-  const message = encodeAs(auth, { sid, enc, ct })
-  await pod.keyholder.auth(message)
   const { ctl } = sessionSecrets(p, transcript2(p, th1, enc, ct), context.export(utf8(MASTER_LABEL), 32))
-  return new Intrusion(pod, sid, ctl, message)
+  return { sid, ctl, auth: encodeAs(auth, { sid, enc, ct }) }
+}
+
+/** A session on whatever the pod accepts. Throws what the pod's refusal is. */
+export async function intrude(pod: TestPod, means: Means): Promise<Intrusion> {
+  const handshake = await prepareAuth(pod.settings.owner, hello => pod.keyholder.hello(hello), means)
+  await pod.keyholder.auth(handshake.auth)
+  return new Intrusion(pod, handshake.sid, handshake.ctl, handshake.auth)
 }
 
 const LEASE: Lease = { maxSeconds: 8 * 3600, idleSeconds: 1200, operations: 3 }

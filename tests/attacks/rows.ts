@@ -1,9 +1,17 @@
 /** The rows of PROTOCOL section 6 that this version must stand, by number. */
 import type { Attack } from './outcome.ts'
 import * as evidence from './rows/evidence.ts'
+import * as keys from './rows/keys.ts'
+import * as limits from './rows/limits.ts'
 import * as session from './rows/session.ts'
+import * as store from './rows/store.ts'
 
-export type Row = Readonly<{ name: string; attack: Attack }>
+export type Row = Readonly<{
+  name: string
+  attack: Attack
+  /** Against a pod of real processes. */
+  processes?: true
+}>
 
 export const rows: Readonly<Record<number, Row>> = {
   1: { name: 'replay of old evidence with a leaked KEM secret', attack: evidence.replayedEvidence },
@@ -26,9 +34,18 @@ export const rows: Readonly<Record<number, Row>> = {
   19: { name: 'upload or download cut', attack: session.truncation },
   20: { name: 'frames swapped, doubled or spliced', attack: session.frameSplice },
   21: { name: 'path read on the wire', attack: session.readingTheWire },
+  22: { name: 'error oracle', attack: limits.errorOracle, processes: true },
   23: { name: 'plaintext fallback', attack: session.plaintextFallback },
   24: { name: 'Ed25519 key of small order in a certificate', attack: session.everybodysKey },
   25: { name: 'one message in two encodings', attack: session.malleableEncoding },
+  26: { name: 'memory bombs', attack: limits.memoryBomb, processes: true },
+  27: { name: 'disk rolled back while off', attack: store.diskRollback, processes: true },
+  28: { name: 'single row replayed while on', attack: store.rowReplay, processes: true },
+  29: { name: 'rows swapped between ids', attack: store.rowSwap, processes: true },
+  30: { name: 'two machines from one launch config', attack: store.twoMachines, processes: true },
+  34: { name: 'lease stretched by clock games', attack: keys.stretchedLease },
+  36: { name: 'grant escalation', attack: keys.grantEscalation },
+  45: { name: 'flood of hellos', attack: limits.helloFlood, processes: true },
   46: { name: 'harvest now, decrypt later', attack: session.harvestedSession },
   47: { name: 'names of prototypes in messages', attack: session.prototypeNames },
   48: { name: 'hints that force new handshakes', attack: session.hintStorm },

@@ -1,5 +1,4 @@
 /** Rows 1 to 8, 10, 14 to 17: somebody shows the owner's client evidence that is not that of its own pod. */
-import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -16,18 +15,11 @@ import {
   transcript0,
 } from '../../../attestation/session/index.ts'
 import type { KemSecret } from '../../../attestation/primitives/primitives.ts'
-import { decodeEvidence } from '../../../attestation/evidence.ts'
 import { decode, encodeAs } from '../../../attestation/wire.ts'
-import {
-  answer,
-  frame,
-  MESSAGE_CAP,
-  onMessages,
-  request,
-  simulatedAttester,
-} from '../../../runtime/attester/simulated.ts'
+import { simulatedAttester } from '../../../runtime/attester/simulated.ts'
 import type { Fetch } from '../../../client/session/carrier.ts'
 import { filled, overheard, p, type Person, type TestPod, urlOf, world } from '../../support/world.ts'
+import { serveSilicon } from '../../support/silicon-socket.ts'
 import type { TestChip } from '../../support/vendor.ts'
 import { Impostor, lure, ownCore, readCore, readPodHello, unlock, withEvidence } from '../impostor.ts'
 import { type Attack, each, type Outcome, refusedFor } from '../outcome.ts'
@@ -203,28 +195,18 @@ const quotedAs =
 /** 15: a pod that attests itself as a client of another, reflected back as if it were the other. */
 export const reflection: Attack = quotedAs('session', 'peer-i')
 
-/** The pod's attester over a stand-in for the security processor that signs what it is given. */
+/** The pod's attester over a security processor that signs what it is given. */
 async function withAttester<T>(
   pod: TestPod,
   use: (attester: ReturnType<typeof simulatedAttester>) => Promise<T>,
 ): Promise<T> {
   const folder = mkdtempSync(join(tmpdir(), 'attacks-'))
   const socket = join(folder, 'silicon.sock')
-  const server = createServer(connection =>
-    onMessages(connection, message => {
-      void pod.quote(decode(request, message, MESSAGE_CAP).reportData).then(evidence => {
-        const items = new Map(decodeEvidence(evidence))
-        const report = items.get('snp-report') as Uint8Array
-        const certs = items.get('certs') as Uint8Array
-        connection.write(frame(encodeAs(answer, { kind: 'report', report, certs })))
-      })
-    }),
-  )
-  await new Promise<void>(done => server.listen(socket, done))
+  const close = await serveSilicon(socket, data => pod.quote(data))
   try {
     return await use(simulatedAttester(p, socket))
   } finally {
-    server.close()
+    close()
     rmSync(folder, { recursive: true })
   }
 }
