@@ -27,6 +27,9 @@ export type Step =
 
 export type Code =
   | 'malformed'
+  | 'event-log'
+  | 'unvouched'
+  | 'key-attributes'
   | 'unsupported-version'
   | 'unsupported-product'
   | 'unsupported-algorithm'

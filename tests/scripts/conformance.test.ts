@@ -1,0 +1,164 @@
+// Every real case that the verifier speaks has the expected verdict; and the runner does not let failures pass.
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { spawnSync } from 'node:child_process'
+import test from 'ava'
+import { Vectors } from '../../scripts/conformance/manifest.ts'
+import { type Outcome, run } from '../../scripts/conformance/run.ts'
+import { vectorsDir, vectorTest } from '../support/vectors.ts'
+
+async function outcomes(vectors: Vectors): Promise<Outcome[]> {
+  const found: Outcome[] = []
+  for await (const outcome of run(vectors)) found.push(outcome)
+  return found
+}
+
+vectorTest(
+  'every real case has the expected verdict',
+  async t => {
+    const found = await outcomes(new Vectors(vectorsDir('vectors') as string))
+    const failed = found
+      .filter(({ outcome, kind }) => outcome === 'failed' && kind !== 'tdx-quote')
+      .map(({ id, detail }) => `${id}: ${detail}`)
+    t.deepEqual(failed, [])
+    const skipped = found.filter(({ outcome }) => outcome === 'skipped')
+    t.true(skipped.every(({ kind }) => kind === 'sgx-quote'))
+    t.true(found.length - skipped.length >= 56)
+  },
+  ['vectors'],
+)
+
+type ManifestCase = Readonly<Record<string, unknown>>
+/** A set of one file and the given cases, for the runner itself. */
+async function ofCases(cases: readonly ManifestCase[], others: ManifestCase = {}): Promise<Outcome[]> {
+  const dir = mkdtempSync(join(tmpdir(), 'attested-pod-conformance-'))
+  try {
+    // A log of the old form: one event, a separator for PCR 4.
+    const log = Buffer.concat([
+      Buffer.from([4, 0, 0, 0, 4, 0, 0, 0]),
+      Buffer.alloc(20, 7),
+      Buffer.from([4, 0, 0, 0]),
+      Buffer.alloc(4),
+    ])
+    writeFileSync(join(dir, 'log.bin'), log)
+    writeFileSync(join(dir, 'manifest.json'), JSON.stringify({ schema: 'evidence-vectors/1', cases, ...others }))
+    return await outcomes(new Vectors(dir))
+  } finally {
+    rmSync(dir, { recursive: true })
+  }
+}
+
+const PCR4 = 'e03a515b95e9316ca86710b8e404a26352653f8e'
+const files = { log: { path: 'log.bin' } }
+const log = { id: 'log', kind: 'tcg-eventlog-replay', files, expected: { verdict: 'pass', events: 1 } }
+const pcrs = { sha1: { 4: PCR4 } }
+
+test('a case is held to its verdict, both ways', async t => {
+  const cases = [
+    { ...log, expected: { verdict: 'pass', events: 1, pcrs } },
+    { ...log, expected: { verdict: 'fail', events: 1, pcrs } },
+    { ...log, expected: { verdict: 'pass', pcrs: { sha1: { 4: PCR4.replace(/^./, 'f') } } } },
+    { ...log, expected: { verdict: 'fail', pcrs: { sha1: { 4: PCR4.replace(/^./, 'f') } } } },
+    { ...log, expected: { verdict: 'pass', events: 2 } },
+  ]
+  const found = await ofCases(cases)
+  t.deepEqual(
+    found.map(({ outcome }) => outcome),
+    ['passed', 'failed', 'failed', 'passed', 'failed'],
+  )
+})
+
+test('unknown kinds, policies and files fail; two kinds are skipped by name', async t => {
+  const cases = [
+    { ...log, kind: 'sgx-quote' },
+    { ...log, kind: 'launch-digest-note' },
+    { ...log, kind: 'nitro-document' },
+    { ...log, appraisals: [{ policy: 'any', verdict: 'pass', reason: null }] },
+    { ...log, files: {} },
+    { ...log, files: { log: { path: 'log.bin', sha256: '00' } } },
+  ]
+  const found = await ofCases(cases)
+  t.deepEqual(
+    found.map(({ outcome }) => outcome),
+    ['skipped', 'skipped', 'failed', 'failed', 'failed', 'failed'],
+  )
+})
+
+const whole = { ...log, expected: { verdict: 'pass', pcrs } }
+const mutations: readonly (readonly [outcome: Outcome['outcome'], mutation: ManifestCase])[] = [
+  ['passed', { file: 'log', offset: 8, xor: 1 }],
+  ['passed', { file: 'log', offset: '0x8', xor: '0x80', expected: { verdict: 'fail' } }],
+  ['passed', { file: 'log', op: 'flip', offset: 9 }],
+  ['passed', { file: 'log.bin', bit: 64 }],
+  ['passed', { file: 'log', offset: 8, set: '0102' }],
+  ['passed', { file: 'log', truncate: 35 }],
+  ['passed', { file: 'log', append: '01' }],
+  [
+    'passed',
+    {
+      file: 'log',
+      edits: [
+        { offset: 0, set: 5 },
+        { offset: 4, set: 1 },
+      ],
+    },
+  ],
+  ['failed', { file: 'log', offset: 33, xor: 1 }], // the event's data, which its digest does not cover here
+  ['passed', { file: 'log', offset: 33, xor: 1, expected: { verdict: 'pass' } }],
+  ['failed', { file: 'log', offset: 8, xor: 1, verdict: 'pass' }],
+  ['failed', { file: 'log', offset: 99, xor: 1 }],
+  ['failed', { file: 'log', rotate: 3 }],
+]
+for (const [outcome, mutation] of mutations) {
+  test(`a mutation ${outcome}: ${JSON.stringify(mutation)}`, async t => {
+    const [own] = await ofCases([{ ...whole, mutations: [mutation] }])
+    t.is(own?.outcome, outcome, own?.detail)
+    if (Object.hasOwn(mutation, 'rotate')) return
+    const [shared] = await ofCases([whole], { mutations: { 'tcg-eventlog-replay': [mutation] } })
+    t.is(shared?.outcome, outcome, shared?.detail)
+  })
+}
+
+test('a case may be a mutation itself, in bytes or in words', async t => {
+  const fail = { verdict: 'fail', pcrs }
+  const cases = [
+    { ...log, expected: fail, mutation: { file: 'log', offset: 8, xor: 1 } },
+    { ...whole, mutation: { file: 'log', offset: 8, xor: 1 } },
+    { ...whole, mutation: 'made by hand' },
+  ]
+  const found = await ofCases(cases)
+  t.deepEqual(
+    found.map(({ outcome }) => outcome),
+    ['passed', 'failed', 'passed'],
+  )
+})
+
+vectorTest(
+  'a rule in words stands for flipped bits, which real cases refuse',
+  async t => {
+    const vectors = new Vectors(vectorsDir('vectors') as string)
+    const cases = vectors.manifest.cases.filter(({ expected }) => expected.verdict === 'pass')
+    const manifest = { ...vectors.manifest, cases, mutations: { rule: { description: 'any bit' } } }
+    const found = await outcomes(vectors.with(manifest))
+    const failed = found
+      .filter(({ outcome, kind }) => outcome === 'failed' && kind !== 'tdx-quote')
+      .map(({ id, detail }) => `${id}: ${detail}`)
+    t.deepEqual(failed, [])
+    t.true(found.filter(({ detail }) => detail.endsWith(' mutations')).length >= 14)
+  },
+  ['vectors'],
+)
+
+test('the command counts, and its exit code tells of failures', t => {
+  const dir = mkdtempSync(join(tmpdir(), 'attested-pod-conformance-'))
+  t.teardown(() => rmSync(dir, { recursive: true }))
+  const script = resolve(import.meta.dirname, '..', '..', 'scripts', 'conformance.ts')
+  const ended = (cases: readonly ManifestCase[]) => {
+    writeFileSync(join(dir, 'manifest.json'), JSON.stringify({ schema: 'evidence-vectors/1', cases }))
+    const { status, stdout } = spawnSync(process.execPath, [script, dir], { encoding: 'utf8' })
+    return [status, stdout.trimEnd().split('\n').at(-1)]
+  }
+  t.deepEqual(ended([{ ...log, kind: 'sgx-quote' }]), [0, '0 passed, 0 failed, 1 skipped'])
+  t.deepEqual(ended([{ ...log, kind: 'unknown' }]), [1, '0 passed, 1 failed, 0 skipped'])
+})
