@@ -75,7 +75,7 @@ export function nodePrimitives(crypto: NodeCrypto): SyncPrimitives {
   const rawPublic = (key: KeyObject, length: number): Uint8Array => {
     const half = key.type === 'private' ? crypto.createPublicKey(key) : key
     const spki = half.export({ format: 'der', type: 'spki' })
-    return Uint8Array.prototype.slice.call(spki, spki.length - length)
+    return plain(spki).slice(-length)
   }
   const digest = (name: string, parts: readonly Uint8Array[]): Uint8Array => {
     if (parts.length === 1) return plain(crypto.hash(name, parts[0] as Uint8Array, 'buffer'))
