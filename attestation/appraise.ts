@@ -3,13 +3,15 @@
  * randomness, nothing kept between calls, so that a verdict can be repeated years later from the same inputs.
  */
 import { amdRoots } from './certificates/roots.ts'
-import { checkChain, checkNotRevoked, checkRoot } from './certificates/chain.ts'
+import { checkChain, checkNotRevoked } from './certificates/chain.ts'
 import { type Certificate, parseCertificate } from './certificates/x509.ts'
 import { type Code, Malformed, Refusal, Rejection, type Step, Unsupported } from './errors.ts'
-import { decodeEvidence, type EvidenceKind } from './evidence.ts'
+import { decodeEvidence } from './evidence.ts'
 import type { EndorsementKey, Policy } from './policy.ts'
 import type { Primitives } from './primitives/primitives.ts'
 import { webPrimitives } from './primitives/web.ts'
+import type { ManifestEntry } from './reference-values.ts'
+import { checkAnchor, checkBinding, checkMeasurement, checkOwner, checkPlatform, earliest } from './rules.ts'
 import { type CertificateTable, decodeCertificateTable } from './snp/certificate-table.ts'
 import {
   checkEndorsement,
@@ -21,12 +23,9 @@ import {
 } from './snp/endorsement.ts'
 import { decodeReport, productOf, type Report } from './snp/report.ts'
 import {
-  checkBinding,
   checkEndorsementKey,
+  checkEntry,
   checkFlags,
-  checkMeasurement,
-  checkOwner,
-  checkPlatform,
   checkProduct,
   checkTcb,
   firmware,
@@ -34,6 +33,12 @@ import {
 } from './snp/rules.ts'
 import { type Product, productLine, type Tcb } from './snp/tcb.ts'
 import { type StepOutcome, Steps, type Waiver } from './steps.ts'
+import { noTdxCollateral, type TdxCollateral } from './tdx/collateral.ts'
+import { PLATFORM_CA_NAME } from './tdx/endorsement.ts'
+import { type Platform, readPlatform } from './tdx/pck.ts'
+import type { TdReport } from './tdx/quote.ts'
+import type { TcbStanding } from './tdx/tcb.ts'
+import { appraiseTdx, decodeTdxParts, type Items } from './tdx/verdict.ts'
 
 export type { StepOutcome, Waiver } from './steps.ts'
 
@@ -49,8 +54,10 @@ export type Collateral = Readonly<{
   ark: Uint8Array | null
   /** Revocation list of the root. */
   crl: Uint8Array | null
+  /** Intel's, for TDX quotes. */
+  tdx: TdxCollateral
 }>
-export const noCollateral: Collateral = { vek: null, ask: null, ark: null, crl: null }
+export const noCollateral: Collateral = { vek: null, ask: null, ark: null, crl: null, tdx: noTdxCollateral }
 
 export type Given = Readonly<{
   collateral: Collateral
@@ -62,32 +69,52 @@ export type Given = Readonly<{
   primitives?: Primitives
 }>
 
-export type Claims = Readonly<{
-  platform: 'snp' | 'simulated-snp'
-  product: Product
-  endorsementKey: EndorsementKey
-  /** The provider that a VLEK names. */
-  provider: string | null
-  /** Null under a VLEK, which vouches for no chip. */
-  chipId: Uint8Array | null
-  /** SHA-256("pas1 platform snp" || CHIP_ID). */
+type CommonClaims = Readonly<{
+  /** The name under which an owner approves this chip or platform (PROTOCOL 2.4); null where none is named. */
   pin: Uint8Array | null
-  /** The firmware that the certificate vouches for. */
-  tcb: Tcb
-  committedTcb: Tcb
-  launchTcb: Tcb
+  /** What was launched: SNP's launch digest; for TDX see `tdMeasurement`. */
   measurement: Uint8Array
-  hostData: Uint8Array
   reportData: Uint8Array
-  reportId: Uint8Array
-  guestSvn: number
-  vmpl: number
   /** Version of the manifest that names the measurement; null where it was pinned by hand or waived. */
   manifestVersion: number | null
-  /** When the first of certificates, revocation list and manifest ends, in seconds: no verdict outlives it. */
+  /** When the first of certificates, lists, collateral and manifest ends, in seconds: no verdict outlives it. */
   validUntil: number
   waivers: readonly Waiver[]
 }>
+
+export type SnpClaims = CommonClaims &
+  Readonly<{
+    platform: 'snp' | 'simulated-snp'
+    product: Product
+    endorsementKey: EndorsementKey
+    /** The provider that a VLEK names. */
+    provider: string | null
+    /** Null under a VLEK, which vouches for no chip. */
+    chipId: Uint8Array | null
+    /** The firmware that the certificate vouches for. */
+    tcb: Tcb
+    committedTcb: Tcb
+    launchTcb: Tcb
+    hostData: Uint8Array
+    reportId: Uint8Array
+    guestSvn: number
+    vmpl: number
+  }>
+
+export type TdxClaims = CommonClaims &
+  Readonly<{
+    platform: 'tdx' | 'simulated-tdx'
+    /** What the PCK certificate says of the machine. */
+    processor: Platform
+    /** Which part is how far behind; null where the policy waives collateral. */
+    tcb: TcbStanding | null
+    /** The lower one of TCB info and QE identity: a client that remembers the highest can ask for it next time. */
+    tcbEvaluationDataNumber: number | null
+    /** Registers and attributes, as signed. */
+    td: TdReport
+  }>
+
+export type Claims = SnpClaims | TdxClaims
 
 const mint = Symbol('mint')
 /** The permission to give a pod secrets. Only {@link appraise} makes one. */
@@ -117,21 +144,28 @@ export type Appraisal =
     }>
 
 /** Read before anything is verified. Good for choosing what to download; good for nothing else. */
-export type CollateralHint = Readonly<{
-  platform: 'snp'
-  endorsementKey: EndorsementKey
-  productHint: Product | null
-  chipIdHint: Uint8Array
-  tcbHint: Uint8Array
-  /** What the evidence does not carry itself. */
-  missing: readonly (keyof Collateral)[]
-}>
+export type CollateralHint =
+  | Readonly<{
+      platform: 'snp'
+      endorsementKey: EndorsementKey
+      productHint: Product | null
+      chipIdHint: Uint8Array
+      tcbHint: Uint8Array
+      /** What the evidence does not carry itself. */
+      missing: readonly Exclude<keyof Collateral, 'tdx'>[]
+    }>
+  | Readonly<{
+      platform: 'tdx'
+      fmspcHint: Uint8Array
+      /** Whose revocation list is needed. */
+      authorityHint: 'platform' | 'processor'
+      missing: readonly (keyof TdxCollateral)[]
+    }>
 
 /** Read before anything is verified: which bytes there are, and where the missing ones come from. */
 type Parts = Readonly<{ report: Report; table: CertificateTable }>
 
-function decodeParts(evidence: Uint8Array): Parts {
-  const items = new Map<EvidenceKind, Uint8Array>(decodeEvidence(evidence))
+function decodeParts(items: Items): Parts {
   for (const kind of items.keys()) {
     if (kind === 'snp-report' || kind === 'certs') continue
     // What goes unread could contradict what is read.
@@ -177,18 +211,6 @@ function checkNames({ leaf, intermediate, root }: Certificates, product: Product
   }
 }
 
-/**
- * Real and simulated silicon exclude each other: a policy that accepts a simulated root trusts that root only, and
- * evidence of either kind cannot satisfy a policy for the other.
- */
-function checkAnchor(p: Primitives, root: Certificate, policy: Policy, steps: Steps): Claims['platform'] {
-  const simulated = policy.acceptSimulatedEvidence
-  checkRoot(p, root, simulated === false ? amdRoots : simulated.rootSha256)
-  if (simulated === false) return 'snp'
-  steps.waived('chain', 'acceptSimulatedEvidence', simulated.reason)
-  return 'simulated-snp'
-}
-
 /** Step 4. When the list ends, or null where the rule is waived. */
 async function checkRevocation(
   p: Primitives,
@@ -208,14 +230,10 @@ async function checkRevocation(
   return nextUpdate
 }
 
-function earliest(...ends: readonly (number | null | undefined)[]): number {
-  return Math.min(...ends.filter(end => typeof end === 'number'))
-}
-
 /** The numbered list of `attestation/README.md`. Every line throws a Refusal or lets pass. */
-async function appraiseSnp(evidence: Uint8Array, given: Given, steps: Steps): Promise<AppraisedPod> {
-  const { collateral, policy, nonce, now, primitives: p = webPrimitives() } = given
-  const parts = decodeParts(evidence) // 1
+async function appraiseSnp(items: Items, given: Given, p: Primitives, steps: Steps): Promise<SnpClaims> {
+  const { collateral, policy, nonce, now } = given
+  const parts = decodeParts(items) // 1
   const { report } = parts
   steps.passed('format', `SNP report version ${report.version}, signed with a ${report.signingKey}`)
 
@@ -223,7 +241,7 @@ async function appraiseSnp(evidence: Uint8Array, given: Given, steps: Steps): Pr
   const product = findProduct(report, chain.intermediate)
   checkProduct(product, policy, steps) // 2
 
-  const platform = checkAnchor(p, chain.root, policy, steps) // 3
+  const simulated = checkAnchor(p, chain.root, amdRoots, policy, steps) // 3
   checkNames(chain, product, report.signingKey)
   await checkChain(p, chain, now)
   steps.passed('chain', `${chain.leaf.commonName} by ${chain.intermediate.commonName} by ${chain.root.commonName}`)
@@ -240,13 +258,21 @@ async function appraiseSnp(evidence: Uint8Array, given: Given, steps: Steps): Pr
   checkFlags(report, product, policy, steps) // 7
   const tcbs = firmware(report, product, endorsement.tcb)
   checkTcb(tcbs, product, policy, steps) // 8
-  const manifest = checkMeasurement({ report, product, tcbs, platform, now }, policy, steps) // 9
-  checkOwner(report, policy, steps) // 10
-  checkBinding(report, nonce, steps) // 11
+  const platform = simulated ? 'simulated-snp' : 'snp'
+  const { measurement, hostData, reportData } = report
+  const measured = {
+    measurement,
+    platform,
+    now,
+    checkEntry: (entry: ManifestEntry) => checkEntry(entry, report, product, tcbs),
+  } as const
+  const manifest = checkMeasurement(measured, policy, steps) // 9
+  checkOwner('owner', hostData, policy.owner, steps) // 10
+  checkBinding(reportData, nonce, steps) // 11
   const pin = endorsement.chipId && platformPin(p, endorsement.chipId)
   checkPlatform(pin, policy, steps) // 12
 
-  return new AppraisedPod(mint, {
+  return {
     platform,
     product,
     endorsementKey: report.signingKey,
@@ -256,9 +282,9 @@ async function appraiseSnp(evidence: Uint8Array, given: Given, steps: Steps): Pr
     tcb: tcbs.certified,
     committedTcb: tcbs.committed,
     launchTcb: tcbs.launch,
-    measurement: report.measurement,
-    hostData: report.hostData,
-    reportData: report.reportData,
+    measurement,
+    hostData,
+    reportData,
     reportId: report.reportId,
     guestSvn: report.guestSvn,
     vmpl: report.vmpl,
@@ -271,7 +297,7 @@ async function appraiseSnp(evidence: Uint8Array, given: Given, steps: Steps): Pr
       manifest?.expires,
     ),
     waivers: steps.waivers,
-  })
+  }
 }
 
 function kindOf(refusal: Refusal): 'rejection' | 'unsupported' | 'malformed' {
@@ -279,33 +305,50 @@ function kindOf(refusal: Refusal): 'rejection' | 'unsupported' | 'malformed' {
   return refusal instanceof Unsupported ? 'unsupported' : 'rejection'
 }
 
-/** Every check of EVIDENCE section 1, in order. A refusal says which; only an acceptance holds an AppraisedPod. */
+/** Every check of EVIDENCE sections 1 or 3, in order. A refusal says which; only an acceptance holds an AppraisedPod. */
 export async function appraise(evidence: Uint8Array, given: Given): Promise<Appraisal> {
   const steps = new Steps()
+  const { primitives = webPrimitives() } = given
   try {
-    const pod = await appraiseSnp(evidence, given, steps)
-    return { accepted: true, pod, steps: steps.outcomes }
+    const items: Items = new Map(decodeEvidence(evidence))
+    const judge = items.has('tdx-quote') ? appraiseTdx : appraiseSnp
+    const claims = await judge(items, given, primitives, steps)
+    return { accepted: true, pod: new AppraisedPod(mint, claims), steps: steps.outcomes }
   } catch (error) {
     if (!(error instanceof Refusal)) throw error // a bug of ours, not a verdict
     return { accepted: false, kind: kindOf(error), ...error.reason, steps: steps.outcomes }
   }
 }
 
-/** What to download before {@link appraise}. Throws a Refusal on bytes that cannot be accepted anyway. */
-export function collateralHint(evidence: Uint8Array): CollateralHint {
-  const { report, table } = decodeParts(evidence)
-  const carried = {
-    vek: report.signingKey === 'VCEK' ? table.vcek : table.vlek,
-    ask: table.ask,
-    ark: table.ark,
-    crl: table.crl,
-  }
+function missingFrom<K extends string>(carried: Readonly<Partial<Record<K, unknown>>>, names: readonly K[]): K[] {
+  return names.filter(name => (carried[name] ?? null) === null)
+}
+
+function snpHint(items: Items): CollateralHint {
+  const { report, table } = decodeParts(items)
+  const vek = report.signingKey === 'VCEK' ? table.vcek : table.vlek
   return {
     platform: 'snp',
     endorsementKey: report.signingKey,
     productHint: report.cpuid && productOf(report.cpuid),
     chipIdHint: report.chipId,
     tcbHint: report.reportedTcb,
-    missing: (['vek', 'ask', 'ark', 'crl'] as const).filter(name => carried[name] === undefined),
+    missing: missingFrom({ ...table, vek }, ['vek', 'ask', 'ark', 'crl']),
   }
+}
+
+function tdxHint(items: Items): CollateralHint {
+  const { chain, carried } = decodeTdxParts(items)
+  return {
+    platform: 'tdx',
+    fmspcHint: readPlatform(chain.leaf).fmspc,
+    authorityHint: chain.intermediate.commonName === PLATFORM_CA_NAME ? 'platform' : 'processor',
+    missing: missingFrom(carried, Object.keys(noTdxCollateral) as (keyof TdxCollateral)[]),
+  }
+}
+
+/** What to download before {@link appraise}. Throws a Refusal on bytes that cannot be accepted anyway. */
+export function collateralHint(evidence: Uint8Array): CollateralHint {
+  const items: Items = new Map(decodeEvidence(evidence))
+  return items.has('tdx-quote') ? tdxHint(items) : snpHint(items)
 }

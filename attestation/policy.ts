@@ -2,10 +2,11 @@
  * What an owner demands of evidence that is genuine. Every rule is required or waived in writing; a policy with a
  * rule missing does not compile and does not load, and each waiver is named in the verdict.
  */
-import { fromHex } from './bytes.ts'
 import { Malformed } from './errors.ts'
+import { jsonReaders, type Read } from './json.ts'
 import type { ReferenceValues } from './reference-values.ts'
 import { type Product, products, type Tcb, tcbParts } from './snp/tcb.ts'
+import { type AcceptableStatus, acceptableStatuses } from './tdx/tcb.ts'
 
 /** `waive` says why, in words that the owner reads at each unlock. */
 export type Rule<T> = Readonly<{ require: T } | { waive: string }>
@@ -54,10 +55,48 @@ export type Rules = Readonly<{
 }>
 export type RuleName = keyof Rules
 
+const registers = ['mrTd', 'rtmr0', 'rtmr1', 'rtmr2', 'rtmr3'] as const
+export type Register = (typeof registers)[number]
+
+/** Besides these, `revocation`, `debug`, `migration`, `smt`, `measurement` and `platform` apply to TDX as well. */
+export type TdxRules = Readonly<{
+  /** Nothing but zeros behind the quote. */
+  padding: Rule<'zero'>
+  /** Kinds of processor that may host the pod, as Intel numbers them. */
+  fmspc: Rule<readonly Uint8Array[]>
+  /** TCB info and QE identity, signed by Intel and current; their evaluation number at least the one last seen. */
+  collateral: Rule<Readonly<{ minimumEvaluationDataNumber: number }>>
+  /** Statuses accepted besides UpToDate, each with the advisories that it may carry. */
+  tcbStatus: Rule<Readonly<Partial<Record<AcceptableStatus, readonly string[]>>>>
+  /** Seconds: platform, module and quoting enclave each reach a level that Intel dates no earlier. */
+  minimumTcbDate: Rule<number>
+  /** TD attributes that may be set, besides those that have rules of their own. */
+  attributes: Rule<bigint>
+  /** The host cannot take pages away and have the guest handle the fault. */
+  septVeDisable: Rule<'on'>
+  /** Processor features that may be on. */
+  xfam: Rule<bigint>
+  /** Measurements of service TDs that may migrate this one; an empty list means none may. */
+  serviceTd: Rule<readonly Uint8Array[]>
+  /** SHA-384 of the owner's launch config. */
+  mrConfigId: Rule<Uint8Array>
+  mrOwner: Rule<Uint8Array>
+  mrOwnerConfig: Rule<Uint8Array>
+  /** What single registers may hold; `measurement` covers MRTD, RTMR1 and RTMR2 together. */
+  registers: Rule<Readonly<Partial<Record<Register, readonly Uint8Array[]>>>>
+}>
+/** How a rule is called in verdicts. */
+export type RuleKey = RuleName | `tdx.${keyof TdxRules}`
+
 /** Evidence signed by silicon that somebody made up. Names whose: SHA-256 of that vendor's root certificate. */
 export type SimulatedEvidence = Readonly<{ rootSha256: readonly Uint8Array[]; reason: string }>
 
-export type Policy = Rules & Readonly<{ acceptSimulatedEvidence: false | SimulatedEvidence }>
+export type Policy = Rules &
+  Readonly<{
+    /** Null: no TDX evidence is accepted. */
+    tdx: TdxRules | null
+    acceptSimulatedEvidence: false | SimulatedEvidence
+  }>
 
 /**
  * Firmware floors of 2025-12. AMD publishes no signed list: from its bulletins SB-3015, SB-3019, SB-3020 and SB-3027
@@ -70,6 +109,11 @@ export const tcbFloors: Readonly<Record<Product, Tcb>> = {
   Turin: { fmc: 1, bootLoader: 1, tee: 1, snp: 4, microcode: 0x51 },
 }
 
+/** XFAM bits that a TD may have at all; x87 and SSE always are. Intel TDX module 1.5 ABI, "XFAM". */
+const xfamKnown = 0x6dbe7n
+/** Protection keys, supervisor (PKS). Key Locker and performance monitoring are left out. */
+const attributesHarmless = 0x4000_0000n
+
 /** What only the owner's client knows. */
 export type OwnerContext = Readonly<{
   manifest: ReferenceValues
@@ -77,12 +121,15 @@ export type OwnerContext = Readonly<{
   manifestFloor: number
   /** SHA-256 of the owner's own copy of the launch config. */
   launchHash: Uint8Array
+  /** SHA-384 of the same. */
+  launchHash384: Uint8Array
   /** Approved pins; on first contact, say so: `{ waive: 'unconfirmed platform: ...' }`. */
   platform: Rules['platform']
 }>
 
 /** The policy for real machines of the hoster's own, without a cloud's paravisor. */
-export function standardPolicy({ manifest, manifestFloor, launchHash, platform }: OwnerContext): Policy {
+export function standardPolicy(context: OwnerContext): Policy {
+  const { manifest, manifestFloor, launchHash, platform } = context
   return {
     product: { require: ['Genoa', 'Siena', 'Turin'] },
     endorsementKey: { require: ['VCEK'] },
@@ -102,7 +149,30 @@ export function standardPolicy({ manifest, manifestFloor, launchHash, platform }
     releaseLog: { waive: 'this release is not in a public log yet' },
     owner: { require: launchHash },
     platform,
+    tdx: standardTdxRules(context),
     acceptSimulatedEvidence: false,
+  }
+}
+
+/** Evaluation 17 was current in the summer of 2025. */
+const EVALUATION_FLOOR = 17
+const zeros48 = new Uint8Array(48)
+
+function standardTdxRules({ launchHash384 }: OwnerContext): TdxRules {
+  return {
+    padding: { require: 'zero' },
+    fmspc: { waive: 'any processor of which Intel says that it is up to date' },
+    collateral: { require: { minimumEvaluationDataNumber: EVALUATION_FLOOR } },
+    tcbStatus: { require: {} },
+    minimumTcbDate: { waive: 'the status already says whether the platform is up to date' },
+    attributes: { require: attributesHarmless },
+    septVeDisable: { require: 'on' },
+    xfam: { require: xfamKnown },
+    serviceTd: { require: [] },
+    mrConfigId: { require: launchHash384 },
+    mrOwner: { waive: 'set by the host, and nothing is derived from it' },
+    mrOwnerConfig: { waive: 'set by the host, and nothing is derived from it' },
+    registers: { require: { rtmr3: [zeros48] } },
   }
 }
 
@@ -121,70 +191,21 @@ function invalid(detail: string): never {
   throw new Malformed(`policy: ${detail}`, 'policy')
 }
 
-type Json = unknown
-type Read<T> = (json: Json, name: string) => T
-
-function object(json: Json, name: string): Record<string, Json> {
-  if (typeof json !== 'object' || json === null || Array.isArray(json)) return invalid(`${name}: expected an object`)
-  return json as Record<string, Json>
-}
-const word =
-  <const T extends string>(...of: readonly T[]): Read<T> =>
-  (json, name) =>
-    of.find(candidate => candidate === json) ?? invalid(`${name}: expected ${of.join(' or ')}`)
-const listOf =
-  <T>(read: Read<T>): Read<T[]> =>
-  (json, name) => {
-    if (!Array.isArray(json) || json.length === 0) return invalid(`${name}: expected a list that is not empty`)
-    return json.map((element, i) => read(element, `${name}[${i}]`))
-  }
-const hexOf =
-  (size: number): Read<Uint8Array> =>
-  (json, name) => {
-    const bytes = typeof json === 'string' ? fromHex(json) : null
-    return bytes?.length === size ? bytes : invalid(`${name}: expected ${size} bytes in hexadecimal`)
-  }
-const integer =
-  (max: number): Read<number> =>
-  (json, name) =>
-    typeof json === 'number' && Number.isInteger(json) && json >= 0 && json <= max
-      ? json
-      : invalid(`${name}: expected an integer from 0 to ${max}`)
+const ANY = { min: 1, max: 4096 } as const
+const { object, word, listOf, recordOf, hexOf, integer, text, fields } = jsonReaders(invalid)
 const mask: Read<bigint> = (json, name) =>
   typeof json === 'string' && /^0x[0-9a-f]{1,16}$/.test(json) ? BigInt(json) : invalid(`${name}: expected "0x..."`)
-const text: Read<string> = (json, name) =>
-  typeof json === 'string' && json.trim() !== '' ? json : invalid(`${name}: expected a reason in words`)
-
-/** Exactly these fields: an unknown one is a rule that its writer believes to be in force. */
-function fields<F extends Readonly<Record<string, Read<unknown>>>>(
-  reads: F,
-): Read<{ [K in keyof F]: ReturnType<F[K]> }> {
-  return (json, name) => {
-    const source = object(json, name)
-    for (const key of Object.keys(source)) if (!Object.hasOwn(reads, key)) invalid(`${name}: unknown field "${key}"`)
-    const value: Record<string, unknown> = {}
-    for (const [key, read] of Object.entries(reads)) {
-      if (!Object.hasOwn(source, key)) invalid(`${name}: "${key}" is missing`)
-      value[key] = read(source[key], `${name}.${key}`)
-    }
-    return value as { [K in keyof F]: ReturnType<F[K]> }
-  }
+const day: Read<number> = (json, name) => {
+  const milliseconds = typeof json === 'string' ? Date.parse(json) : Number.NaN
+  const exact = Number.isFinite(milliseconds) && new Date(milliseconds).toISOString().slice(0, 10) === json
+  return exact ? milliseconds / 1000 : invalid(`${name}: expected a day like 2026-01-31`)
 }
-const byProduct =
-  <T>(read: Read<T>): Read<Partial<Record<Product, T>>> =>
-  (json, name) => {
-    const value: Partial<Record<Product, T>> = {}
-    for (const [key, line] of Object.entries(object(json, name))) {
-      value[word(...products)(key, name)] = read(line, `${name}.${key}`)
-    }
-    return value
-  }
 const tcb = fields(Object.fromEntries(tcbParts.map(part => [part, integer(255)])) as Record<keyof Tcb, Read<number>>)
 const never: Read<never> = (_, name) => invalid(`${name}: cannot be required in this version, only waived`)
 
 const required: { [K in RuleName]: Read<Rules[K] extends Rule<infer T> ? T : never> } = {
-  product: listOf(word(...products)),
-  endorsementKey: listOf(word(...endorsementKeys)),
+  product: listOf(word(...products), ANY),
+  endorsementKey: listOf(word(...endorsementKeys), ANY),
   revocation: word('current'),
   debug: word('forbidden'),
   migration: word('forbidden'),
@@ -193,14 +214,30 @@ const required: { [K in RuleName]: Read<Rules[K] extends Rule<infer T> ? T : nev
   aliasCheck: word('complete'),
   ciphertextHiding: word('on'),
   platformInfo: word('known-bits'),
-  mitigations: byProduct(mask),
+  mitigations: recordOf(products, mask),
   guestSvn: integer(0xffffffff),
-  idKey: listOf(hexOf(48)),
-  minimumTcb: byProduct(tcb),
-  measurement: fields({ exactly: listOf(hexOf(48)) }),
+  idKey: listOf(hexOf(48), ANY),
+  minimumTcb: recordOf(products, tcb),
+  measurement: fields({ exactly: listOf(hexOf(48), ANY) }),
   releaseLog: never,
   owner: hexOf(32),
-  platform: listOf(hexOf(32)),
+  platform: listOf(hexOf(32), ANY),
+}
+
+const requiredTdx: { [K in keyof TdxRules]: Read<TdxRules[K] extends Rule<infer T> ? T : never> } = {
+  padding: word('zero'),
+  fmspc: listOf(hexOf(6), ANY),
+  collateral: fields({ minimumEvaluationDataNumber: integer(0xffffffff) }),
+  tcbStatus: recordOf(acceptableStatuses, listOf(text, { min: 0, max: 4096 })),
+  minimumTcbDate: day,
+  attributes: mask,
+  septVeDisable: word('on'),
+  xfam: mask,
+  serviceTd: listOf(hexOf(48), { min: 0, max: 4096 }),
+  mrConfigId: hexOf(48),
+  mrOwner: hexOf(48),
+  mrOwnerConfig: hexOf(48),
+  registers: recordOf(registers, listOf(hexOf(48), ANY)),
 }
 
 const ruleOf =
@@ -209,12 +246,18 @@ const ruleOf =
     Object.hasOwn(object(json, name), 'waive')
       ? fields({ waive: text })(json, name)
       : fields({ require: read })(json, name)
-const rules = Object.fromEntries(
-  Object.entries(required).map(([name, read]) => [name, ruleOf(read as Read<unknown>)]),
-) as { [K in RuleName]: Read<Rules[K]> }
+/** Each rule required or waived. */
+const rulesOf = <R extends Readonly<Record<string, Read<unknown>>>>(reads: R) =>
+  Object.fromEntries(Object.entries(reads).map(([name, read]) => [name, ruleOf(read)]))
+const tdxRules = fields(rulesOf(requiredTdx)) as Read<unknown> as Read<TdxRules>
+const tdx: Read<TdxRules | null> = (json, name) => (json === null ? null : tdxRules(json, name))
 const simulated: Read<false | SimulatedEvidence> = (json, name) =>
-  json === false ? false : fields({ rootSha256: listOf(hexOf(32)), reason: text })(json, name)
-const policy: Read<Policy> = fields({ ...rules, acceptSimulatedEvidence: simulated })
+  json === false ? false : fields({ rootSha256: listOf(hexOf(32), ANY), reason: text })(json, name)
+const policy = fields({
+  ...rulesOf(required),
+  tdx,
+  acceptSimulatedEvidence: simulated,
+}) as Read<unknown> as Read<Policy>
 
 /**
  * Loads a policy file: bytes as hexadecimal text, masks as "0x...", measurements as `{ "exactly": [...] }`.
@@ -222,7 +265,7 @@ const policy: Read<Policy> = fields({ ...rules, acceptSimulatedEvidence: simulat
  * keys win, and a reader of the file sees the first.
  */
 export function parsePolicy(source: string): Policy {
-  let json: Json
+  let json: unknown
   try {
     json = JSON.parse(source)
   } catch {

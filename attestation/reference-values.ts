@@ -30,10 +30,10 @@ function member<const T extends string>(of: readonly T[], what: string): Shape<T
   }
 }
 
-/** What the evidence must show besides the measurement; `host-data` says where the owner's launch hash stands. */
-const entryFlags = ['host-data', 'alias-check', 'ciphertext-hiding', 'smt-off'] as const
+/** What the evidence must show besides the measurement; the first two say where the owner's launch hash stands. */
+const entryFlags = ['host-data', 'mrconfigid', 'alias-check', 'ciphertext-hiding', 'smt-off'] as const
 const entry = struct([], {
-  tee: member(['snp', 'simulated-snp'], 'platform'),
+  tee: member(['snp', 'simulated-snp', 'tdx', 'simulated-tdx'], 'platform'),
   measurements: array(bytes(48), { min: 1, max: 256 }),
   flags: array(member(entryFlags, 'flag'), { max: entryFlags.length }),
   minTcb: array(tuple(member(products, 'product'), bytes(8)), { max: products.length }),

@@ -9,6 +9,7 @@ import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import type { StepOutcome } from '../attestation/appraise.ts'
 import { hex } from '../attestation/bytes.ts'
+import { platformText } from '../attestation/tdx/pck.ts'
 import { exitCode, Malformed, Refusal } from '../attestation/errors.ts'
 import { nodePrimitives } from '../attestation/primitives/node.ts'
 import { duration, printable, secretFromFile, Terminal } from '../client/cli/terminal.ts'
@@ -243,9 +244,13 @@ async function tellMainJob(pod: LocalPod, options: Options, terminal: Terminal, 
   )
   try {
     const { claims } = session
+    const { product, chip } =
+      'product' in claims
+        ? { ...claims, chip: claims.chipId }
+        : { product: platformText(claims.processor), chip: claims.pin }
     say(`  measurement  ${hex(claims.measurement)}`)
-    say(`  chip         ${claims.chipId === null ? 'not named' : hex(claims.chipId)}`)
-    say(`  accepted: ${claims.product}, ${claims.platform}  (${seconds(timings.seconds['verify'])})\n`)
+    say(`  chip         ${chip === null ? 'not named' : hex(chip)}`)
+    say(`  accepted: ${product}, ${claims.platform}  (${seconds(timings.seconds['verify'])})\n`)
 
     say('Releasing the keys, inside the session that the evidence was made for')
     const unlocked = await timings.of('release', () =>
@@ -280,9 +285,9 @@ async function tellMainJob(pod: LocalPod, options: Options, terminal: Terminal, 
           home: pod.owner.home.folder.path,
           evidence: {
             platform: claims.platform,
-            product: claims.product,
+            product,
             measurement: hex(claims.measurement),
-            chip: claims.chipId && hex(claims.chipId),
+            chip: chip && hex(chip),
             tcb: claims.tcb,
             manifest: claims.manifestVersion,
             waivers: claims.waivers,

@@ -1,9 +1,9 @@
 /** Which genuine reports an owner accepts: one function a rule (EVIDENCE sections 1, 8 and 9). */
 import { concat, equal, hex, utf8 } from '../bytes.ts'
 import { type Code, Rejection, type Step } from '../errors.ts'
-import type { Approved, Policy } from '../policy.ts'
+import type { Policy } from '../policy.ts'
 import type { Primitives } from '../primitives/primitives.ts'
-import { type ManifestBody, type ManifestEntry, ReferenceValues } from '../reference-values.ts'
+import type { ManifestEntry } from '../reference-values.ts'
 import type { Steps } from '../steps.ts'
 import type { Report } from './report.ts'
 import { decodeTcb, partsBelow, type Product, type Tcb, tcbText } from './tcb.ts'
@@ -165,9 +165,10 @@ export function checkTcb(tcbs: Firmware, product: Product, policy: Policy, steps
 }
 
 /** What one manifest entry demands besides its measurement. */
-function checkEntry(entry: ManifestEntry, report: Report, product: Product, tcbs: Firmware): void {
+export function checkEntry(entry: ManifestEntry, report: Report, product: Product, tcbs: Firmware): void {
   // PROTOCOL 2.1: the entry names the field that holds the launch hash. An image that ignores HOST_DATA has no owner.
   if (!entry.flags.includes('host-data')) refuse('measurement', 'measurement', 'the entry does not bind HOST_DATA')
+  if (entry.flags.includes('mrconfigid')) refuse('measurement', 'measurement', 'the entry binds a register of TDX')
   if (entry.flags.includes('alias-check')) checkAlias(report)
   if (entry.flags.includes('ciphertext-hiding')) checkCiphertextHiding(report)
   if (entry.flags.includes('smt-off')) checkSmt(report)
@@ -176,77 +177,6 @@ function checkEntry(entry: ManifestEntry, report: Report, product: Product, tcbs
   }
 }
 
-type Measured = Readonly<{
-  report: Report
-  product: Product
-  tcbs: Firmware
-  platform: ManifestEntry['tee']
-  now: number
-}>
-
-function checkManifest(
-  manifest: ManifestBody,
-  floor: number,
-  { report, product, tcbs, platform, now }: Measured,
-): string {
-  const { version, notBefore, expires, entries } = manifest
-  if (version < floor)
-    refuse('measurement', 'manifest-version', `manifest version ${version}, expected at least ${floor}`)
-  if (now < notBefore) refuse('measurement', 'manifest-expired', `manifest ${version} is not valid yet`)
-  if (now > expires) refuse('measurement', 'manifest-expired', `manifest ${version} has expired`)
-  const entry = entries.find(
-    ({ tee, measurements }) => tee === platform && measurements.some(known => equal(known, report.measurement)),
-  )
-  if (entry === undefined) {
-    return refuse('measurement', 'measurement', `${hex(report.measurement)} is not in manifest ${version}`)
-  }
-  checkEntry(entry, report, product, tcbs)
-  return `${hex(report.measurement)} is in manifest ${version} of ${manifest.product}`
-}
-
-/** Step 9. The manifest that names the measurement, where there is one. */
-export function checkMeasurement(measured: Measured, policy: Policy, steps: Steps): ManifestBody | null {
-  steps.rule('measurement', 'measurement', policy.measurement, (approved: Approved) => {
-    const { measurement } = measured.report
-    if ('manifest' in approved) {
-      return checkManifest(ReferenceValues.body(approved.manifest), approved.manifestFloor, measured)
-    }
-    if (!approved.exactly.some(known => equal(known, measurement))) {
-      refuse('measurement', 'measurement', `${hex(measurement)} is not approved`)
-    }
-    return `${hex(measurement)} is approved by name`
-  })
-  if ('waive' in policy.releaseLog) steps.waived('measurement', 'releaseLog', policy.releaseLog.waive)
-  const rule = policy.measurement
-  return 'require' in rule && 'manifest' in rule.require ? ReferenceValues.body(rule.require.manifest) : null
-}
-
-/** Step 10. Launched with this owner's launch config (PROTOCOL 2.1). */
-export function checkOwner(report: Report, policy: Policy, steps: Steps): void {
-  steps.rule('owner', 'owner', policy.owner, launchHash => {
-    if (!equal(report.hostData, launchHash)) {
-      refuse('owner', 'owner-mismatch', `launched for ${hex(report.hostData)}, expected ${hex(launchHash)}`)
-    }
-    return `launched with the owner's launch config ${hex(launchHash)}`
-  })
-}
-
-/** Step 11. Signed for this very session, byte for byte; there is no rule that waives it. */
-export function checkBinding(report: Report, nonce: Uint8Array, steps: Steps): void {
-  if (!equal(report.reportData, nonce)) refuse('binding', 'binding', 'the report was made for another session')
-  steps.passed('binding', 'made for this session')
-}
-
 /** The name under which an owner approves a chip (PROTOCOL 2.4). */
 export const platformPin = (p: Primitives, chipId: Uint8Array): Uint8Array =>
   p.sha256(concat(utf8('pas1 platform snp'), chipId))
-
-/** Step 12. */
-export function checkPlatform(pin: Uint8Array | null, policy: Policy, steps: Steps): void {
-  steps.rule('platform', 'platform', policy.platform, approved => {
-    if (pin === null) return refuse('platform', 'platform-new', 'the evidence names no chip')
-    if (!approved.some(known => equal(known, pin)))
-      refuse('platform', 'platform-new', `platform ${hex(pin)} is not approved`)
-    return `platform ${hex(pin)} is approved`
-  })
-}

@@ -6,6 +6,7 @@ import { Malformed } from '../../attestation/errors.ts'
 import { decodeEvidence, encodeEvidence, type Evidence } from '../../attestation/evidence.ts'
 import { decodeReport, REPORT_SIZE } from '../../attestation/snp/report.ts'
 import { tcbText } from '../../attestation/snp/tcb.ts'
+import { platformText } from '../../attestation/tdx/pck.ts'
 import { OwnerHome } from '../owner/home.ts'
 import { appraise, refusalOf } from '../session/policy.ts'
 import { examine } from '../session/session.ts'
@@ -21,6 +22,7 @@ function describe(evidence: Uint8Array): Described {
   const bytes = items.get('snp-report')
   if (bytes === undefined) return { kinds: [...items.keys()].join(', ') }
   const report = decodeReport(bytes)
+  const hint = collateralHint(evidence)
   return {
     kinds: [...items.keys()].join(', '),
     version: report.version,
@@ -30,17 +32,24 @@ function describe(evidence: Uint8Array): Described {
     chip: hex(report.chipId),
     vmpl: report.vmpl,
     guestPolicy: `0x${report.policy.toString(16)}`,
-    product: collateralHint(evidence).productHint,
+    product: hint.platform === 'snp' ? hint.productHint : null,
   }
+}
+
+/** What names the machine, and how old it is. */
+function describeMachine(claims: Claims): Described {
+  if ('processor' in claims) {
+    return { product: platformText(claims.processor), tcb: claims.tcb?.status ?? null }
+  }
+  const chip = claims.chipId && hex(claims.chipId)
+  return { product: claims.product, tcb: tcbText(claims.product, claims.tcb), chip }
 }
 
 export function describeClaims(claims: Claims): Described {
   return {
     platform: claims.platform,
-    product: claims.product,
-    tcb: tcbText(claims.product, claims.tcb),
+    ...describeMachine(claims),
     measurement: hex(claims.measurement),
-    chip: claims.chipId && hex(claims.chipId),
     pin: claims.pin && hex(claims.pin),
     manifest: claims.manifestVersion,
   }

@@ -9,7 +9,7 @@ import { Malformed, Rejection, type Refusal, Unsupported } from '../../attestati
 import { type Policy, standardPolicy } from '../../attestation/policy.ts'
 import type { Primitives } from '../../attestation/primitives/primitives.ts'
 import { openReferenceValues } from '../../attestation/reference-values.ts'
-import { decodeLaunchConfig, launchHash } from '../../attestation/session/launch.ts'
+import { decodeLaunchConfig, launchHash, launchHash384 } from '../../attestation/session/launch.ts'
 import type { Trust } from './owner.ts'
 
 /**
@@ -24,6 +24,7 @@ export async function ownerPolicy(p: Primitives, launch: Uint8Array, trust: Trus
     manifest,
     manifestFloor: trust.manifestFloor,
     launchHash: launchHash(p, launch),
+    launchHash384: launchHash384(p, launch),
     platform: { require: trust.platforms },
   })
   const waived = Object.fromEntries(trust.waivers.map(({ rule, reason }) => [rule, { waive: reason }]))

@@ -107,7 +107,13 @@ export async function benchHandshake(folder: StateFolder): Promise<Row[]> {
   const manifest = await openReferenceValues(p, bytes, { threshold: 1, keys: [[1, installation.releaseKey]] })
   const launched = launchHash(p, launch)
   const policy = simulationPolicy(
-    { manifest, manifestFloor: 1, launchHash: launched, platform: { waive: 'a bench' } },
+    {
+      manifest,
+      manifestFloor: 1,
+      launchHash: launched,
+      launchHash384: p.sha384(launch),
+      platform: { waive: 'a bench' },
+    },
     silicon.rootSha256,
   )
   const rid = routingId(p, owner.key)

@@ -175,7 +175,9 @@ function compare(found: Json, expected: Json): void {
 
 async function verifyReport(entry: Case, vectors: Vectors): Promise<void> {
   const pod = accepted(await appraiseUnder(entry, vectors, { policy: 'crypto-only' }))
-  const { tcb, product } = AppraisedPod.claims(pod)
+  const claims = AppraisedPod.claims(pod)
+  if (!('product' in claims)) throw new Mismatch(`claims of ${claims.platform}`)
+  const { tcb, product } = claims
   compare(fieldsOf(decodeReport(vectors.file(entry, 'report'))), entry.expected)
   expectEqual('product', product, entry.product)
   const parts = entry.expected['reportedTcbParts']

@@ -62,6 +62,7 @@ async function cast(powers: Powers): Promise<Cast> {
         manifest: values,
         manifestFloor: 1,
         launchHash: p.sha256(mine.launch),
+        launchHash384: p.sha384(mine.launch),
         platform: { require: [await silicon.pin()] },
       },
       silicon.rootSha256,

@@ -17,7 +17,7 @@ const leaked: Powers = { ...honest, endedSessionLeaked: true }
 const transcript = 'attestation/session/transcript.ts'
 const client = 'attestation/session/client.ts'
 const pod = 'attestation/session/pod.ts'
-const rules = 'attestation/snp/rules.ts'
+const rules = 'attestation/rules.ts'
 
 const withoutNonce: Edit = {
   file: transcript,
@@ -37,12 +37,12 @@ const withoutPin: Edit = {
 }
 const withoutMeasurement: Edit = {
   file: rules,
-  find: 'tee === platform && measurements.some(known => equal(known, report.measurement))',
+  find: 'tee === platform && measurements.some(known => equal(known, measurement))',
   replace: 'tee === platform',
 }
 const withoutHostData: Edit = {
   file: rules,
-  find: 'if (!equal(report.hostData, launchHash))',
+  find: 'if (!equal(launched, launchHash))',
   replace: 'if (false)',
 }
 const withoutHelloOwner: Edit = {

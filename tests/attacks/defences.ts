@@ -12,6 +12,7 @@ const client = 'attestation/session/client.ts'
 const pod = 'attestation/session/pod.ts'
 const streams = 'attestation/session/streams.ts'
 const credentials = 'attestation/session/credentials.ts'
+const common = 'attestation/rules.ts'
 const rules = 'attestation/snp/rules.ts'
 const endorsement = 'attestation/snp/endorsement.ts'
 const wire = 'attestation/wire.ts'
@@ -27,7 +28,7 @@ const never = (file: string, condition: string): Defence => edit(file, `if (${co
 const always = (file: string, condition: string): Defence => edit(file, `if (${condition})`, 'if (true)')
 
 const nonceQuoted = edit(transcript, "hash(p, 'pas1 th0', hello, core)", "hash(p, 'pas1 th0', core)")
-const ownerInEvidence = never(rules, '!equal(report.hostData, launchHash)')
+const ownerInEvidence = never(common, '!equal(launched, launchHash)')
 const ownerInHello = edit(client, '  checkOwner(p, received, given.launch)\n', '')
 const reportDataOf = (parts: string) =>
   edit(transcript, "'pas1 report-data', purpose, role, th0", `'pas1 report-data', ${parts}`)
@@ -49,7 +50,7 @@ export const defences: Readonly<Record<number, readonly Defence[]>> = {
     ),
   ],
   3: [ownerInEvidence, ownerInHello],
-  4: [never(rules, '!approved.some(known => equal(known, pin))')],
+  4: [never(common, '!approved.some(known => equal(known, pin))')],
   5: [never(rules, '!approved.includes(product)')],
   6: [
     never(rules, 'bit(report.policy, guestPolicy.debug)'),
@@ -64,9 +65,7 @@ export const defences: Readonly<Record<number, readonly Defence[]>> = {
       "firmware(report, product, (await import('./snp/tcb.ts')).decodeTcb(product, report.reportedTcb, ''))",
     ),
   ],
-  8: [
-    edit(rules, 'tee === platform && measurements.some(known => equal(known, report.measurement))', 'tee === platform'),
-  ],
+  8: [edit(common, 'tee === platform && measurements.some(known => equal(known, measurement))', 'tee === platform')],
   10: [ownerInEvidence, ownerInHello],
   11: [
     never(pod, '!(await signatureValid(p, principal.key, message, payload.signature))'),

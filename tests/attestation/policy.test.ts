@@ -25,6 +25,7 @@ const file = {
   measurement: { require: { exactly: [digest(48, 'b2')] } },
   owner: { require: digest(32, 'c3') },
   platform: { require: [digest(32, 'd4')] },
+  tdx: null as unknown,
   acceptSimulatedEvidence: false as unknown,
 }
 type File = Record<string, unknown>
@@ -111,12 +112,21 @@ test('a file that reads differently to a person and to JSON.parse does not load'
 
 test('the presets differ in nothing but whose silicon they accept', async t => {
   const platform = { require: [new Uint8Array(32)] } as const
-  const context = { manifest: await manifest(), manifestFloor: 1, launchHash: new Uint8Array(32), platform }
+  const context = {
+    manifest: await manifest(),
+    manifestFloor: 1,
+    launchHash: new Uint8Array(32),
+    launchHash384: new Uint8Array(48),
+    platform,
+  }
   const { acceptSimulatedEvidence: real, ...standard } = standardPolicy(context)
   const { acceptSimulatedEvidence: simulated, ...simulation } = simulationPolicy(context, new Uint8Array(32).fill(1))
   t.deepEqual(standard, simulation)
   t.false(real)
   t.truthy(simulated)
   t.deepEqual(standard.product, { require: ['Genoa', 'Siena', 'Turin'] }) // not Milan
-  for (const rule of Object.values(standard)) if ('waive' in rule) t.true(rule.waive.length > 10)
+  const { tdx, ...rules } = standard
+  for (const rule of [...Object.values(rules), ...Object.values(tdx ?? {})]) {
+    if ('waive' in rule) t.true(rule.waive.length > 10)
+  }
 })

@@ -1,7 +1,7 @@
 // Real SNP cases of the vector set, as evidence and collateral.
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Collateral, noCollateral } from '../../attestation/appraise.ts'
+import { AppraisedPod, type Collateral, noCollateral, type SnpClaims } from '../../attestation/appraise.ts'
 import { encodeEvidence } from '../../attestation/evidence.ts'
 import { vectorsDir } from './vectors.ts'
 
@@ -52,3 +52,9 @@ export function collateralOf({ files, roots }: Pick<SnpCase, 'files' | 'roots'>,
 export const evidenceOf = ({ files }: SnpCase): Uint8Array =>
   encodeEvidence([['snp-report', readVector(files.report.path)]])
 export const seconds = (iso: string): number => Date.parse(iso) / 1000
+
+export function snpClaims(pod: AppraisedPod): SnpClaims {
+  const claims = AppraisedPod.claims(pod)
+  if (!('product' in claims)) throw new TypeError(`claims of ${claims.platform}`)
+  return claims
+}

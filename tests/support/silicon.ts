@@ -115,6 +115,7 @@ export async function good(variation: Variation = {}): Promise<{ evidence: Uint8
     ask: await once(`ask ${line} ${key}`, () => issueIntermediate(keys, line, key, authority)),
     ark: await once(`ark ${line}`, () => issueRoot(keys, line, authority)),
     crl: await once(`crl ${line}`, () => issueRevocationList(rootAuthority(product), validityOf.list(NOW))),
+    tdx: noCollateral.tdx,
   }
   const ark = own.ark as Uint8Array
   const endorsed = { product, key, tcb: tcbFloors[product], chipId: chipId(product) }
@@ -130,6 +131,7 @@ export async function good(variation: Variation = {}): Promise<{ evidence: Uint8
       manifest: await manifest(),
       manifestFloor: 7,
       launchHash: launch.hostData,
+      launchHash384: fill(48, 0xbb),
       platform: { require: [fill(32, 0), platformPin(p, chipId(product))] },
     }),
     acceptSimulatedEvidence: { rootSha256: [p.sha256(ark)], reason: 'test' },

@@ -19,6 +19,7 @@ async function verdict(silicon: Silicon, by: Silicon, now = NOW) {
       manifest: await manifest(),
       manifestFloor: 7,
       launchHash: launch.hostData,
+      launchHash384: new Uint8Array(48),
       platform: { require: [platformPin(p, by.chipId)] },
     },
     by.rootSha256,

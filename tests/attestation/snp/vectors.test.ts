@@ -1,5 +1,5 @@
 import * as nodeCrypto from 'node:crypto'
-import { appraise, AppraisedPod, type Appraisal, collateralHint, type Given } from '../../../attestation/appraise.ts'
+import { appraise, type Appraisal, collateralHint, type Given } from '../../../attestation/appraise.ts'
 import { concat, fromHex, hex } from '../../../attestation/bytes.ts'
 import { checkChain, checkRoot } from '../../../attestation/certificates/chain.ts'
 import { amdRoots } from '../../../attestation/certificates/roots.ts'
@@ -17,6 +17,7 @@ import {
   evidenceOf,
   pemCertificates,
   seconds,
+  snpClaims,
   type SnpCase,
 } from '../../support/evidence-vectors.ts'
 import { lenient } from '../../support/policies.ts'
@@ -121,7 +122,7 @@ vectorTest(
     for (const entry of casesOf('snp-report').filter(({ expected }) => expected.verdict === 'pass')) {
       const found = await verdict(entry, 'crypto-only', {})
       if (!found.accepted) return t.fail(found.detail)
-      const claims = AppraisedPod.claims(found.pod)
+      const claims = snpClaims(found.pod)
       const { expected } = entry
       const parts = expected['reportedTcbParts'] as Record<string, number>
       const provider = expected.signingKey === 'VLEK' ? 'CN=cc-us-east-2.amazonaws.com' : null
@@ -194,6 +195,7 @@ vectorTest(
   t => {
     for (const entry of casesOf('snp-report')) {
       const hint = collateralHint(evidenceOf(entry))
+      if (hint.platform !== 'snp') return t.fail(hint.platform)
       t.is(hint.productHint, entry.expected['version'] === 2 ? null : entry.product)
       t.is(hint.endorsementKey, entry.expected.signingKey)
       t.is(hex(hint.chipIdHint), entry.expected.chipId)
