@@ -6,11 +6,13 @@ import { launchDigestKind, tdxMeasurement } from './launch.ts'
 import { type Case, Mismatch, type Vectors } from './manifest.ts'
 import { mutated, mutationsOf, ownMutation } from './mutations.ts'
 import { amdCertChain, snpIdBlock, snpReport } from './snp.ts'
+import { tdxQuote } from './tdx.ts'
 
 export const kinds: Readonly<Record<string, Kind>> = {
   'snp-report': snpReport,
   'amd-cert-chain': amdCertChain,
   'snp-id-block': snpIdBlock,
+  'tdx-quote': tdxQuote,
   'tpm-quote': tpmQuote,
   'azure-hcl-snp': azureHclSnp,
   'azure-hcl-tdx': azureHclTdx,
