@@ -20,7 +20,15 @@ import { importFolder } from '../import/folder.ts'
 import { documentSink } from '../import/sink.ts'
 import { localReleaseKey } from '../owner/local.ts'
 import { type OpenOwner, OwnerHome } from '../owner/home.ts'
-import { COLLECTION_LEASE, lock, type PodStatus, publishPolicy, releaseKeys, status } from '../session/release.ts'
+import {
+  COLLECTION_LEASE,
+  collectionId,
+  lock,
+  type PodStatus,
+  publishPolicy,
+  releaseKeys,
+  status,
+} from '../session/release.ts'
 import { examine } from '../session/session.ts'
 import type { Context } from './context.ts'
 import { describeClaims } from './inspect.ts'
@@ -132,20 +140,26 @@ export async function up(context: Context, args: readonly string[], start: Start
   return start([...flags, ...args], home === undefined ? process.env : { ...process.env, POD_HOME: resolve(home) })
 }
 
-function statusLines(pod: PodStatus): string[] {
-  const counters = `manifest ${pod.manifest}, policy ${pod.policySequence}, release ${pod.releaseSequence}, sessions ${pod.sessions}`
-  return [
-    `state    ${pod.state}`,
-    ...(pod.head === null ? [] : [`log      ${pod.head.size} entries, root ${hex(pod.head.logRoot).slice(0, 16)}...`]),
-    ...pod.leases.map(
-      lease =>
-        `lease    ${leaseName(lease.purpose, lease.collection)}: ${duration(lease.maxSeconds)} at most, ${duration(lease.idleSeconds)} idle`,
-    ),
-    `counters ${counters}`,
-  ]
+type Names = ReadonlyMap<string, string>
+
+/** The pod knows collections by id only; their names are the owner's. */
+async function namesOf(context: Context, owner: OpenOwner): Promise<Names> {
+  const { podId } = owner.home.launchConfig
+  const names = await owner.collections()
+  return new Map(names.map(name => [hex(collectionId(context.primitives, podId, name)), name]))
 }
-function leaseName(purpose: number, collection: Uint8Array): string {
-  if (purpose === 1) return `collection ${hex(collection).slice(0, 8)}...`
+
+function statusLines(pod: PodStatus, names: Names): string[] {
+  const counters = `manifest ${pod.manifest}, policy ${pod.policySequence}, release ${pod.releaseSequence}, sessions ${pod.sessions}`
+  const leases = pod.leases.map(({ purpose, collection, maxSeconds, idleSeconds }) => {
+    const what = leaseName(purpose, hex(collection), names)
+    return `lease    ${what}: ${duration(maxSeconds)} at most, ${duration(idleSeconds)} idle`
+  })
+  const log = pod.head && `log      ${pod.head.size} entries, root ${hex(pod.head.logRoot).slice(0, 16)}...`
+  return [`state    ${pod.state}`, ...(log === null ? [] : [log]), ...leases, `counters ${counters}`]
+}
+function leaseName(purpose: number, collection: string, names: Names): string {
+  if (purpose === 1) return `collection ${printable(names.get(collection) ?? collection)}`
   return purpose === 2 ? 'state key' : purpose === 6 ? 'disk key' : `purpose ${purpose}`
 }
 const statusDocument = ({ head, leases, ...rest }: PodStatus) => ({
@@ -155,13 +169,13 @@ const statusDocument = ({ head, leases, ...rest }: PodStatus) => ({
 })
 
 export function showStatus(context: Context): Promise<void> {
-  return context.session(async session => {
+  return context.session(async (session, owner) => {
     const pod = await status(session)
     const served = pod.state === 'opening' ? {} : await call(session, 'GET', '/v1/status')
     const evidence = describeClaims(session.claims)
     context.terminal.show({ url: session.url, evidence, ...statusDocument(pod), api: served }, [
       `pod      ${session.url}, verified (${evidence['platform']}, ${evidence['product']})`,
-      ...statusLines(pod),
+      ...statusLines(pod, await namesOf(context, owner)),
     ])
   })
 }
@@ -196,7 +210,7 @@ function release(context: Context, { minutes }: UnlockOptions): Promise<void> {
     const evidence = describeClaims(session.claims)
     context.terminal.show({ url: session.url, evidence, steps: session.steps, ...statusDocument(pod) }, [
       '',
-      ...statusLines(pod),
+      ...statusLines(pod, await namesOf(context, owner)),
     ])
   }, true)
 }

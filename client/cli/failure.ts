@@ -30,7 +30,7 @@ function nextStep(error: unknown): string {
   if (error instanceof Refusal) {
     if (error instanceof Unsupported) return 'Install a newer version of this program.'
     const { code, step } = error.reason
-    if (/\bpod [a-z]+\b|\bchmod\b/.test(error.reason.detail)) return '' // it says so itself
+    if (/\bpod (?:init|up)\b|\bchmod\b/.test(error.reason.detail)) return '' // it says so itself
     if (code === 'malformed')
       return step === 'data'
         ? 'See the options: pod COMMAND --help.'

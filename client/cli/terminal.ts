@@ -148,6 +148,7 @@ export const printable = (text: string): string =>
 export function duration(seconds: number): string {
   if (seconds < 60) return `${seconds} s`
   if (seconds < 3600) return `${Math.round(seconds / 60)} min`
-  return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`
+  const minutes = Math.round(seconds / 60)
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`
 }
 export const date = (seconds: number): string => new Date(seconds * 1000).toISOString().replace('T', ' ').slice(0, 16)

@@ -14,6 +14,9 @@ export class SessionEnded extends Unavailable {
   }
 }
 
+/** A router or the pod asked to come later; nothing was taken in. It is as unauthenticated as every outer answer. */
+export class Busy extends Unavailable {}
+
 /** The constant 400. It carries no reason on purpose. */
 export class ConstantRefusal extends Rejection {
   constructor(path: string) {
@@ -51,7 +54,7 @@ export class Carrier {
     const response = await this.#post(path, body, n, signal)
     const chunks: Uint8Array[] = []
     let length = 0
-    for await (const chunk of chunksOf(response)) {
+    for await (const chunk of chunksOf(response, this.#base, signal)) {
       length += chunk.length
       if (length > cap) throw new Malformed(`the answer is longer than ${cap} bytes`, 'session')
       chunks.push(chunk)
@@ -67,7 +70,7 @@ export class Carrier {
 
   /** Carries stream `n` of a session; the response stream is still sealed. */
   async stream(path: string, n: number, body: Body, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>> {
-    return chunksOf(await this.#post(path, body, n, signal))
+    return chunksOf(await this.#post(path, body, n, signal), this.#base, signal)
   }
 
   async #post(path: string, body: Body, n: number | null, signal: AbortSignal): Promise<Response> {
@@ -114,8 +117,8 @@ function refused(response: Response, path: string): Error {
   }
   const retry = Number(response.headers.get('retry-after'))
   const seconds = Number.isInteger(retry) && retry > 0 ? Math.min(retry, MAX_RETRY_AFTER_SECONDS) : 1
-  if (response.status === 429) return new Unavailable('too many requests on the way to the pod', seconds)
-  if (response.status === 503) return new Unavailable('the pod is busy or starting', seconds)
+  if (response.status === 429) return new Busy('too many requests on the way to the pod', seconds)
+  if (response.status === 503) return new Busy('the pod is busy or starting', seconds)
   return new Unavailable(`expected a sealed answer, got HTTP ${response.status}: is this a pod's address?`, seconds)
 }
 
@@ -126,12 +129,18 @@ function networkError(error: unknown, base: URL, signal: AbortSignal): unknown {
   return new Unavailable(`no connection to ${base.origin}: ${detail}`, 1, { cause: error })
 }
 
-async function* chunksOf(response: Response): AsyncGenerator<Uint8Array, void, undefined> {
+async function* chunksOf(
+  response: Response,
+  base: URL,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array, void, undefined> {
   if (response.body === null) return
   const reader = response.body.getReader()
   try {
     for (;;) {
-      const { done, value } = await reader.read()
+      const { done, value } = await reader.read().catch((error: unknown) => {
+        throw networkError(error, base, signal)
+      })
       if (done) return
       yield value
     }

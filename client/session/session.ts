@@ -41,7 +41,7 @@ import {
   routingId,
 } from '../../attestation/session/transcript.ts'
 import { HandshakeBudget } from './budget.ts'
-import { Carrier, type Fetch, SessionEnded } from './carrier.ts'
+import { Busy, Carrier, type Fetch, SessionEnded } from './carrier.ts'
 import { type Clock, systemClock } from './clock.ts'
 import { type Headers, openResponse, type RequestBody, type SealedResponse, sealRequest } from './exchange.ts'
 import { HeadKeeper } from './heads.ts'
@@ -51,6 +51,8 @@ import { appraise, refusalOf } from './policy.ts'
 const SEALED_CONTROL_CAP = CONTROL_CAP + 1024
 const DEFAULT_ANSWER_SECONDS = 30
 const DEFAULT_PATIENCE_SECONDS = 30
+/** A release opens the disk and starts a database, which may have to recover first. */
+const OPENING_SECONDS = 180
 const FIRST_BACKOFF_SECONDS = 0.25
 /** A pod sends keep-alives on streams that have nothing to say. */
 const SILENCE_SECONDS = 120
@@ -192,6 +194,9 @@ export class Session<O extends Owner = Owner> {
     options.signal?.addEventListener('abort', () => this.close(), { once: true })
   }
 
+  get #answerSeconds(): number {
+    return this.#options.answerSeconds ?? DEFAULT_ANSWER_SECONDS
+  }
   get url(): string {
     return this.#carrier.url
   }
@@ -235,13 +240,29 @@ export class Session<O extends Owner = Owner> {
     this.#closed.signal.throwIfAborted()
     this.#live = null
     this.#budget.take(this.clock.monotonicSeconds())
-    const steps: StepOutcome[] = []
-    const live = await this.#shakeHands(step => {
-      steps.push(step)
-      this.#options.onStep?.(step)
-    })
-    this.#live = { ...live, steps }
-    return this.#live
+    const giveUp = this.#patience()
+    for (let attempt = 0; ; attempt++) {
+      const steps: StepOutcome[] = []
+      try {
+        const live = await this.#shakeHands(step => steps.push(step))
+        for (const step of steps) this.#options.onStep?.(step)
+        this.#live = { ...live, steps }
+        return this.#live
+      } catch (error) {
+        const seconds = error instanceof Busy ? Math.max(error.retryAfterSeconds, backoff(attempt)) : Infinity
+        if (this.clock.monotonicSeconds() + seconds < giveUp) {
+          await this.clock.sleep(seconds, this.#closed.signal)
+          continue
+        }
+        for (const step of steps) this.#options.onStep?.(step)
+        throw error
+      }
+    }
+  }
+
+  /** When to stop waiting for a pod that is busy. */
+  #patience(): number {
+    return this.clock.monotonicSeconds() + (this.#options.patienceSeconds ?? DEFAULT_PATIENCE_SECONDS)
   }
 
   /** The order of PROTOCOL 2.2. Whatever throws before `authenticate` has returned, the pod got a hello and no more. */
@@ -301,7 +322,7 @@ export class Session<O extends Owner = Owner> {
     const harmless = method === 'GET' || method === 'HEAD'
     const whole = body === null || body instanceof Uint8Array
     const repeatable = whole && (harmless || options.idempotencyKey !== undefined)
-    const giveUp = this.clock.monotonicSeconds() + (this.#options.patienceSeconds ?? DEFAULT_PATIENCE_SECONDS)
+    const giveUp = this.#patience()
     for (let attempt = 0; ; attempt++) {
       const live = await this.#current()
       const waitSeconds = (retryAfter: number) => Math.max(retryAfter, backoff(attempt))
@@ -331,16 +352,11 @@ export class Session<O extends Owner = Owner> {
     const { body = null, signal = null, idempotencyKey } = options
     const headers = { ...options.headers, ...(idempotencyKey && { 'idempotency-key': idempotencyKey }) }
     const n = live.nextApp++
-    const timer = deadline(
-      this.#options.answerSeconds ?? DEFAULT_ANSWER_SECONDS,
-      'the answer',
-      this.#closed.signal,
-      signal,
-    )
+    const timer = deadline(this.#answerSeconds, 'the answer', this.#closed.signal, signal)
     try {
-      const outgoing = { method, path, headers, body }
+      const source = body === null || body instanceof Uint8Array ? body : inTime(body, timer, this.#answerSeconds)
+      const outgoing = { method, path, headers, body: source }
       const sealed = await sealRequest(this.primitives, live.app, n, outgoing, this.#carrier.streams)
-      if (body !== null && !(body instanceof Uint8Array)) timer.clear() // takes as long as its source
       const carrier = await this.#carrier.stream(`pas/s/${live.sid}`, n, sealed, timer.signal)
       return await openResponse(this.primitives, live.app, n, noticed(carrier, timer))
     } catch (error) {
@@ -357,12 +373,8 @@ export class Session<O extends Owner = Owner> {
     const live = await this.#current()
     const n = live.nextCtl++
     const plain = encodePadded(controlRequest, message)
-    const timer = deadline(
-      this.#options.answerSeconds ?? DEFAULT_ANSWER_SECONDS,
-      'the answer',
-      this.#closed.signal,
-      null,
-    )
+    const patience = message.kind === 'release' ? OPENING_SECONDS : this.#answerSeconds
+    const timer = deadline(patience, 'the answer', this.#closed.signal, null)
     try {
       const sealed = await sealWhole(requestSealer(this.primitives, live.ctl, n), plain)
       const path = `pas/c/${live.sid}`
@@ -411,6 +423,19 @@ function deadline(seconds: number, what: string, closed: AbortSignal, own: Abort
     },
     clear: () => clearTimeout(timer),
   }
+}
+
+/** A body may take long, as long as it gets on; once it is sent, the answer is due. */
+async function* inTime(
+  body: AsyncIterable<Uint8Array>,
+  timer: Deadline,
+  answerSeconds: number,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  for await (const chunk of body) {
+    timer.rearm(SILENCE_SECONDS)
+    yield chunk
+  }
+  timer.rearm(answerSeconds)
 }
 
 /** From the first byte on, only silence ends the stream. */
