@@ -32,7 +32,7 @@ import {
 import { examine } from '../session/session.ts'
 import type { Context } from './context.ts'
 import { describeClaims } from './inspect.ts'
-import { date, duration, printable, secretFromFile } from './terminal.ts'
+import { date, duration, printable, readInput, secretFromFile } from './terminal.ts'
 
 const DAY_SECONDS = 24 * 3600
 const now = () => Math.floor(Date.now() / 1000)
@@ -263,9 +263,7 @@ export async function save(context: Context, words: readonly string[], options: 
 }
 
 async function standardInput(): Promise<string> {
-  const chunks: Buffer[] = []
-  for await (const chunk of process.stdin as AsyncIterable<Buffer>) chunks.push(chunk)
-  const text = utf8Text(Buffer.concat(chunks))
+  const text = utf8Text(await readInput())
   if (text === null) throw new Malformed('standard input is not UTF-8 text', 'data')
   return text
 }

@@ -5,7 +5,7 @@
 import { readFile } from 'node:fs/promises'
 import { confirm, isCancel } from '@clack/prompts'
 import type { StepOutcome } from '../../attestation/appraise.ts'
-import { equal } from '../../attestation/bytes.ts'
+import { concat, equal } from '../../attestation/bytes.ts'
 import { Malformed, Rejection } from '../../attestation/errors.ts'
 
 const PROGRESS_AFTER_MS = 1000
@@ -127,11 +127,18 @@ export class Terminal {
   }
 }
 
+/** All of standard input. */
+export async function readInput(): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = []
+  for await (const chunk of process.stdin as AsyncIterable<Uint8Array>) chunks.push(chunk)
+  return concat(...chunks)
+}
+
 /** The first line of a file, or of standard input, as bytes. */
 export async function secretFromFile(path: string): Promise<Uint8Array> {
   let whole: Uint8Array
   try {
-    whole = await readFile(path === '-' ? '/dev/stdin' : path)
+    whole = path === '-' ? await readInput() : await readFile(path)
   } catch (error) {
     throw new Malformed(`${path} cannot be read: ${(error as NodeJS.ErrnoException).code}`, 'data')
   }

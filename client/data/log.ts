@@ -28,8 +28,8 @@ export type PodEvent = Readonly<
 >
 
 /**
- * Commits after `after` (from now on, unless said), as they happen. Ends when the session or the signal does; to go on,
- * ask again after the last `seq`.
+ * Commits after `after` (from now on, unless said), as they happen. Throws when the session, the connection or the signal
+ * ends it; to go on, ask again after the last `seq`.
  *
  * @example
  * for await (const event of events(session)) if (event.kind === 'commit') refresh(event.changes)
