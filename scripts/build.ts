@@ -15,6 +15,7 @@ export const roles: Readonly<Record<string, string>> = {
   migrate: 'runtime/store/main.ts',
   supervisor: 'runtime/supervisor/main.ts',
   silicon: 'scripts/security-processor.ts',
+  start: 'scripts/start-installed.ts',
 }
 
 const options: BuildOptions = {

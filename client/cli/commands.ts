@@ -137,7 +137,10 @@ export async function up(context: Context, args: readonly string[], start: Start
     ...(json ? ['--json'] : []),
     ...(passphraseFile === undefined ? [] : ['--passphrase-file', passphraseFile]),
   ]
-  return start([...flags, ...args], home === undefined ? process.env : { ...process.env, POD_HOME: resolve(home) })
+  return start(
+    ['--up', ...flags, ...args],
+    home === undefined ? process.env : { ...process.env, POD_HOME: resolve(home) },
+  )
 }
 
 type Names = ReadonlyMap<string, string>

@@ -1,0 +1,58 @@
+/**
+ * The verifier, and what both ends of a session agree on. Runs in Node, browsers and workers.
+ *
+ * @example
+ * import { appraise, noCollateral, parsePolicy } from 'attested-pod/attestation'
+ *
+ * const verdict = await appraise(evidence, { collateral: noCollateral, policy: parsePolicy(text), nonce, now })
+ * if (!verdict.accepted) throw new Error(`${verdict.step}: ${verdict.detail}`)
+ */
+export {
+  type Appraisal,
+  AppraisedPod,
+  appraise,
+  type Claims,
+  type Collateral,
+  type CollateralHint,
+  collateralHint,
+  type Given,
+  noCollateral,
+  type StepOutcome,
+  type Waiver,
+} from './appraise.ts'
+export {
+  type Code,
+  exitCode,
+  Malformed,
+  type Reason,
+  Refusal,
+  Rejection,
+  type Step,
+  Unavailable,
+  Unsupported,
+} from './errors.ts'
+export { decodeEvidence, type Evidence, type EvidenceItem, type EvidenceKind, encodeEvidence } from './evidence.ts'
+export {
+  type Approved,
+  type OwnerContext,
+  parsePolicy,
+  type Policy,
+  type Rule,
+  type RuleName,
+  type Rules,
+  simulationPolicy,
+  standardPolicy,
+  tcbFloors,
+} from './policy.ts'
+export { nodePrimitives } from './primitives/node.ts'
+export type { Primitives, SyncPrimitives } from './primitives/primitives.ts'
+export { webPrimitives } from './primitives/web.ts'
+export {
+  type ManifestBody,
+  openReferenceValues,
+  type ReferenceValues,
+  type ReleaseKeys,
+  signReferenceValues,
+} from './reference-values.ts'
+export { platformPin } from './snp/rules.ts'
+export * from './session/index.ts'
