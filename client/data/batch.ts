@@ -78,7 +78,7 @@ const conflictCodes: Readonly<Record<string, number>> = { malformed: 400, unavai
 function settle({ done, failed }: Waiting, result: unknown): void {
   const fields = asFields(result)
   if (fields['error'] === undefined) done({ id: asText(fields['id']), version: asNumber(fields['version']) })
-  else failed(errorOf(conflictCodes[String(fields['error'])] ?? 403, fields))
+  else failed(errorOf(conflictCodes[asText(fields['error'])] ?? 403, fields))
 }
 
 const batchers = new WeakMap<Session, Batcher>()

@@ -94,7 +94,7 @@ async function keysOf(session: Session<ReleasingOwner>, options: ReleaseOptions)
   const { ors, drs, epoch } = owner.roots
   const [fixed, data] = [p.macKey(ors), p.macKey(drs)]
   const one = (
-    what: ReleasedKey['purpose'] & (1 | 2 | 6),
+    what: ReleasedKey['purpose'],
     collection: Uint8Array,
     of: number,
     key: Uint8Array,

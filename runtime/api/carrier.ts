@@ -205,25 +205,21 @@ export class SealedResponse extends Writable {
     this.#sendAhead(body === null ? [head] : [head, body], true)
     return super.end()
   }
-  override async _write(chunk: Uint8Array, _encoding: string, done: (error?: Error | null) => void): Promise<void> {
-    try {
-      if (!this.headersSent) await this.#send([this.#head()], false)
-      for (let at = 0; at < chunk.length; at += FRAME_BYTES) {
-        const waiting = this.#send([chunk.subarray(at, at + FRAME_BYTES)], false)
-        if (waiting !== undefined) await waiting
-      }
-      done()
-    } catch (error) {
-      done(error as Error)
+  override _write(chunk: Uint8Array, _encoding: string, done: (error?: Error | null) => void): void {
+    this.#writeFrames(chunk).then(() => done(), done)
+  }
+  async #writeFrames(chunk: Uint8Array): Promise<void> {
+    if (!this.headersSent) await this.#send([this.#head()], false)
+    for (let at = 0; at < chunk.length; at += FRAME_BYTES) {
+      const waiting = this.#send([chunk.subarray(at, at + FRAME_BYTES)], false)
+      if (waiting !== undefined) await waiting
     }
   }
-  override async _final(done: (error?: Error | null) => void): Promise<void> {
-    try {
-      if (!this.#sealer.ended) await this.#send(this.headersSent ? [nothing] : [this.#head()], true)
-      done()
-    } catch (error) {
-      done(error as Error)
-    }
+  override _final(done: (error?: Error | null) => void): void {
+    this.#writeLast().then(() => done(), done)
+  }
+  async #writeLast(): Promise<void> {
+    if (!this.#sealer.ended) await this.#send(this.headersSent ? [nothing] : [this.#head()], true)
   }
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
     if (!this.#sealer.ended) this.#stream.reset(reset.gone)

@@ -1,14 +1,26 @@
 /** The edge role: listens where its configuration says, and tells the run directory which address that became. */
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { startRole } from '../role.ts'
 import { startEdge } from './server.ts'
 
 const role = startRole('edge')
+const addressFile = join(role.run, 'edge.address')
+
+/** The port that the system chose for an edge of this run that ended: clients know the pod by it. */
+function portOfPredecessor(): number {
+  try {
+    return Number(/:(\d+)\n$/.exec(readFileSync(addressFile, 'utf8'))?.[1] ?? 0)
+  } catch {
+    return 0
+  }
+}
+
 try {
-  const edge = await startEdge(role.run, role.config.listen)
+  const { host: wantedHost, port } = role.config.listen
+  const edge = await startEdge(role.run, { host: wantedHost, port: port === 0 ? portOfPredecessor() : port })
   const host = edge.host.includes(':') ? `[${edge.host}]` : edge.host
-  writeFileSync(join(role.run, 'edge.address'), `${host}:${edge.port}\n`)
+  writeFileSync(addressFile, `${host}:${edge.port}\n`)
   role.onVerb(verb => {
     if (verb === 'N') edge.renew()
   })

@@ -264,7 +264,10 @@ export class Ledger {
     const standing = this.#checkWritable()
     const isFirst = standing.stateVersion === 0
     if (isFirst && proposal.state === null) throw new Rejection('state', 'locked', 'a pod begins with a key release')
-    const edits = new Edits(isFirst ? Bucket.empty : this.#known(standing, proposal.buckets), this.bucketCount)
+    const edits = new Edits(
+      isFirst ? index => Bucket.empty(index) : this.#known(standing, proposal.buckets),
+      this.bucketCount,
+    )
     const refused = proposal.changes.map(change => edits.take(change, this.#slot(change.coll, change.id)))
     if (edits.changes.length === 0 && proposal.state === null && proposal.control === null) {
       return { commit: null, refused }

@@ -11,7 +11,6 @@ import {
   type PodState,
   type PublicKey,
   podState,
-  SessionRefused,
 } from '../../attestation/session/index.ts'
 import type { Of } from '../../attestation/wire.ts'
 import type { Attester } from '../attester/attester.ts'
@@ -90,7 +89,7 @@ export class Pod {
     return this.#over
   }
   checkAlive(): void {
-    if (this.#over) throw new SessionRefused()
+    if (this.#over) throw new Unavailable('this keyholder has ended; another one takes its place')
   }
   retire(): void {
     this.#over = true

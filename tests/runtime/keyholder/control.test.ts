@@ -106,7 +106,7 @@ test('a lock ends keys, sessions and the process, and is in the log', async t =>
   t.deepEqual(world.heard, ['open', 'lock'])
   t.is(world.store.size, size + 1)
   t.deepEqual(world.keyholder.held, { sessions: 0, handshakes: 0, keys: 0 })
-  t.is(codeOf(await world.sealKeys(client.sid, idOf(1))), 'handshake')
+  t.is(codeOf(await world.sealKeys(client.sid, idOf(1))), 'unavailable')
   t.is(await world.keyholder.handOver(), null)
 })
 

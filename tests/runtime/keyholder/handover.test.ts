@@ -1,7 +1,7 @@
 // The hand-over from one keyholder to the next (PROTOCOL 2.6).
 import test from 'ava'
 import fc from 'fast-check'
-import { Malformed } from '../../../attestation/errors.ts'
+import { Malformed, Unavailable } from '../../../attestation/errors.ts'
 import { collectionKey, podState, SessionRefused, stateKey, Window } from '../../../attestation/session/index.ts'
 import { decodeHandover } from '../../../runtime/keyholder/handover.ts'
 import { UnknownSession } from '../../../runtime/keyholder/keyholder.ts'
@@ -148,9 +148,9 @@ test('after the hand-over the old one answers nothing', async t => {
   const { world, client } = await used()
   const old = world.keyholder
   await world.replace()
-  await t.throwsAsync(() => old.hello(new Uint8Array()), { instanceOf: SessionRefused })
-  await t.throwsAsync(() => old.control(client.sid, 9, new Uint8Array()), { instanceOf: SessionRefused })
-  t.is(codeOf(await old.answer({ kind: 'head' })), 'handshake')
+  await t.throwsAsync(() => old.hello(new Uint8Array()), { instanceOf: Unavailable })
+  await t.throwsAsync(() => old.control(client.sid, 9, new Uint8Array()), { instanceOf: Unavailable })
+  t.is(codeOf(await old.answer({ kind: 'head' })), 'unavailable')
   old.tick()
   t.deepEqual(world.heard, ['open'])
 })

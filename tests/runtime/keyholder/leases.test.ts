@@ -1,7 +1,8 @@
 // Time and leases (PROTOCOL 2.6; attack row 34).
+import { Unavailable } from '../../../attestation/errors.ts'
 import test from 'ava'
 import fc from 'fast-check'
-import { operation, podState, SessionRefused } from '../../../attestation/session/index.ts'
+import { operation, podState } from '../../../attestation/session/index.ts'
 import { PodClock } from '../../../runtime/keyholder/clock.ts'
 import { codeOf, collA, collB, everything, idOf, long, START, World } from '../../support/keyholder.ts'
 
@@ -154,5 +155,5 @@ test('after the state lease has ended nothing is handed over', async t => {
   world.monotonic += 100
   t.is(await world.keyholder.handOver(), null)
   t.deepEqual(world.heard, ['open', 'lock'])
-  await t.throwsAsync(() => client.control({ kind: 'status' }), { instanceOf: SessionRefused })
+  await t.throwsAsync(() => client.control({ kind: 'status' }), { instanceOf: Unavailable })
 })

@@ -1,4 +1,5 @@
 // Key release, step by step (PROTOCOL 2.6; attack rows 11, 27, 30, 35).
+import { Unavailable } from '../../../attestation/errors.ts'
 import test, { type ExecutionContext } from 'ava'
 import { utf8 } from '../../../attestation/bytes.ts'
 import { decodeLeaf, decodeControl } from '../../../attestation/log/leaf.ts'
@@ -140,9 +141,9 @@ async function closes(t: ExecutionContext, world: World, client: Client, release
   t.is(world.keyholder.phase, podState.locked)
   t.deepEqual(world.heard, ['open', 'lock'])
   t.deepEqual(world.keyholder.held, { sessions: 0, handshakes: 0, keys: 0 })
-  await t.throwsAsync(() => client.control({ kind: 'status' }), { instanceOf: SessionRefused })
-  await t.throwsAsync(() => world.hello(), { instanceOf: SessionRefused })
-  t.is(codeOf(await world.openKeys(client.sid, idOf(1), 1, 'one')), 'handshake')
+  await t.throwsAsync(() => client.control({ kind: 'status' }), { instanceOf: Unavailable })
+  await t.throwsAsync(() => world.hello(), { instanceOf: Unavailable })
+  t.is(codeOf(await world.openKeys(client.sid, idOf(1), 1, 'one')), 'unavailable')
 }
 
 /** Failures of steps 2 to 5 in a locked pod: the disk is closed, both roles are replaced. */
@@ -412,7 +413,7 @@ test('a lock while a release is under way wins', async t => {
     if (request.kind === 'state') locked = other.control({ kind: 'lock' })
     return null
   }
-  t.is(codeOf(await client.release()), 'handshake')
+  t.is(codeOf(await client.release()), 'unavailable')
   await locked
   t.is(world.keyholder.phase, podState.locked)
   t.deepEqual(world.keyholder.held, { sessions: 0, handshakes: 0, keys: 0 })
