@@ -14,6 +14,7 @@ import {
   NO_COLLECTION,
   operation,
   purpose,
+  type Purpose,
   type ReleasedKey,
   stateKey,
 } from '../../attestation/session/release.ts'
@@ -94,7 +95,7 @@ async function keysOf(session: Session<ReleasingOwner>, options: ReleaseOptions)
   const { ors, drs, epoch } = owner.roots
   const [fixed, data] = [p.macKey(ors), p.macKey(drs)]
   const one = (
-    what: ReleasedKey['purpose'],
+    what: Purpose,
     collection: Uint8Array,
     of: number,
     key: Uint8Array,
