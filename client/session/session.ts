@@ -157,8 +157,8 @@ async function hear(
   const clock = options.clock ?? systemClock
   const trust = await owner.trust()
   const rid = routingId(p, decodeLaunchConfig(owner.launch).owner.key)
-  const giveUp = clock.monotonicSeconds() + (options.patienceSeconds ?? DEFAULT_PATIENCE_SECONDS)
-  const received = await hello(p, carrier, rid, clock, giveUp, signal)
+  const sent = startHandshake(p, { rid, monotonicSeconds: clock.monotonicSeconds() })
+  const received = receiveHello(p, sent, await carrier.whole('pas/hello', sent.hello, null, POD_HELLO_CAP, signal))
   const verdict = await appraise(p, received.evidence, {
     launch: owner.launch,
     trust,
@@ -167,28 +167,6 @@ async function hear(
     ...(options.collateral && { collateral: options.collateral }),
   })
   return { received, verdict }
-}
-
-/** A hello changes nothing, so it is said again to a pod that is busy or changing its keyholder. */
-async function hello(
-  p: Primitives,
-  carrier: Carrier,
-  rid: Uint8Array,
-  clock: Clock,
-  giveUp: number,
-  signal: AbortSignal,
-): Promise<Received> {
-  for (let attempt = 0; ; attempt++) {
-    const sent = startHandshake(p, { rid, monotonicSeconds: clock.monotonicSeconds() })
-    try {
-      return receiveHello(p, sent, await carrier.whole('pas/hello', sent.hello, null, POD_HELLO_CAP, signal))
-    } catch (error) {
-      if (!(error instanceof Busy)) throw error
-      const seconds = Math.max(error.retryAfterSeconds, backoff(attempt))
-      if (clock.monotonicSeconds() + seconds >= giveUp) throw error
-      await clock.sleep(seconds, signal)
-    }
-  }
 }
 
 export class Session<O extends Owner = Owner> {
