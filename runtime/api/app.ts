@@ -89,12 +89,12 @@ async function once(p: SyncPrimitives, call: Call, handle: () => Promise<void>):
     await handle()
     return {
       status: call.status,
-      body: call.body as string,
+      body: (call.body as string | null) ?? '',
       head: (call.res.getHeader('pod-head') as string | undefined) ?? null,
     }
   })
   if (head !== null) call.res.setHeader('pod-head', head)
-  answer(call, status, body ?? '')
+  answer(call, status, body)
 }
 
 export function createApp(routes: readonly Route[], { p, log, view, data }: Surroundings): Handle {
