@@ -10,7 +10,7 @@ import type { Call } from './routes.ts'
 export const id16 = z
   .string()
   .regex(/^[0-9a-f]{32}$/, 'expected 32 hexadecimal digits')
-  .transform(text => fromHex(text) as Uint8Array)
+  .transform(text => new Uint8Array(Buffer.from(text, 'hex')))
 export const version = z.int().min(1)
 /** In a query: decimal text. */
 export const decimal = (max: number) =>
@@ -56,6 +56,8 @@ export function answer(call: Call, status: number, json: string): void {
   call.body = json
 }
 
+/** Ids as answers show them. */
+export const hexText = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
 export const base64 = (bytes: Uint8Array): string =>
   Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64')
 /** Every answer to a change carries the new head, which the client keeps (PROTOCOL 2.7). */

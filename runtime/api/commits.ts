@@ -38,7 +38,7 @@ const SPLIT_BUCKETS = 256
 /** Something in a batch that the database cannot take: values, constraints, limits, its own bugs. */
 const OF_ONE_ROW = /^(22|23|54|XX)/
 
-const keyOf = (coll: Uint8Array, id: Uint8Array): string => Buffer.concat([coll, id]).toString('latin1')
+const keyOf = (coll: Uint8Array, id: Uint8Array): string => String.fromCharCode(...coll, ...id)
 
 export class Commits {
   readonly #keyholder: Keyholder

@@ -1,6 +1,5 @@
 /** Items over the wire. */
 import { z } from 'zod'
-import { hex } from '../../attestation/bytes.ts'
 import { Rejection } from '../../attestation/errors.ts'
 import {
   answer,
@@ -8,6 +7,7 @@ import {
   body,
   decimal,
   expectedVersion,
+  hexText,
   id16,
   pageJson,
   pageQuery,
@@ -56,19 +56,19 @@ export function contentsOf({ type: name, schema: number, data }: Given): {
 
 /** The item as JSON; its data is passed on as the text that it is. */
 export function itemJson({ id, version: number, type: name, schema: form, time, json, blob }: Item): string {
-  const file = blob === null ? '' : `,"file":${JSON.stringify({ length: blob.length, root: hex(blob.root) })}`
-  const head = `"id":"${hex(id)}","version":${number},"type":${JSON.stringify(name)},"schema":${form},"time":${time}`
+  const file = blob === null ? '' : `,"file":${JSON.stringify({ length: blob.length, root: hexText(blob.root) })}`
+  const head = `"id":"${hexText(id)}","version":${number},"type":${JSON.stringify(name)},"schema":${form},"time":${time}`
   return `{${head}${file},"data":${json}}`
 }
 const entryJson = (entry: Item | Tampered): string =>
-  'tampered' in entry ? `{"id":"${hex(entry.id)}","error":"tampered"}` : itemJson(entry)
+  'tampered' in entry ? `{"id":"${hexText(entry.id)}","error":"tampered"}` : itemJson(entry)
 
 export async function create(call: Call): Promise<void> {
   const { items } = await call.state.data()
   const given = await body(call, createBody)
   const change = { kind: 'create', coll: pathId(call, 'coll'), id: given.id ?? call.state.newId } as const
   const { id, version: made, head } = await items.changeOne(call.state.session, { ...change, ...contentsOf(given) })
-  answerChanged(call, 201, head, { id: hex(id), version: made })
+  answerChanged(call, 201, head, { id: hexText(id), version: made })
 }
 
 export async function read(call: Call): Promise<void> {
@@ -137,5 +137,5 @@ function nthId(first: Uint8Array, n: number): Uint8Array {
 
 const resultOf = (result: PromiseSettledResult<Changed>): Record<string, unknown> =>
   result.status === 'fulfilled'
-    ? { id: hex(result.value.id), version: result.value.version }
+    ? { id: hexText(result.value.id), version: result.value.version }
     : { ...toAnswer(result.reason).body }

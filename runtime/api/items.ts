@@ -95,10 +95,11 @@ export class Items {
 
   /** One commit for them all where that is possible; each is done or refused by itself. */
   async change(session: Session, changes: readonly Change[]): Promise<PromiseSettledResult<Changed>[]> {
-    const byCollection = Map.groupBy(changes, ({ coll }) => Buffer.from(coll).toString('latin1'))
-    const keys = new Map<Change, Promise<SealKey>>()
-    for (const group of byCollection.values()) this.#askSealKeys(session, group, keys)
-    return Promise.allSettled(changes.map(change => this.#changeOne(session, change, keys.get(change))))
+    const byCollection = Map.groupBy(changes, ({ coll }) => String.fromCharCode(...coll))
+    const keys: SealKeys = new Map()
+    await Promise.all([...byCollection.values()].map(group => this.#askSealKeys(session, group, keys)))
+    const time = await this.#time.now()
+    return Promise.allSettled(changes.map(change => this.#changeOne(session, change, keys.get(change), time)))
   }
 
   /** The same for one: resolves when it is durable, rejects when it is refused. */
@@ -109,8 +110,8 @@ export class Items {
   }
 
   /** One question a collection: where its keys are not leased, the others go on. */
-  #askSealKeys(session: Session, changes: readonly Change[], keys: Map<Change, Promise<SealKey>>): void {
-    const sealing = changes.filter(change => change.kind !== 'delete')
+  async #askSealKeys(session: Session, changes: readonly Change[], keys: SealKeys): Promise<void> {
+    const sealing = changes.filter(change => change.kind !== 'delete' && session.may(change.kind, change.coll))
     if (sealing.length === 0) return
     const rows = sealing.map(change => ({
       coll: change.coll,
@@ -118,45 +119,47 @@ export class Items {
       version: versionAfter(change),
       salt: this.#p.random(ITEM_SALT_BYTES),
     }))
-    const answer = this.#keyholder.sealKeys({ sid: session.sid, rows })
-    for (const [i, change] of sealing.entries()) {
-      const { salt } = rows[i] as (typeof rows)[number]
-      const one = answer.then(all => {
-        const given = all[i]
-        if (given == null) throw new Rejection('data', 'lease', 'no key of this collection is open')
-        return { ...given, salt }
-      })
-      one.catch(() => {}) // whoever waits for it sees it
-      keys.set(change, one)
+    try {
+      const given = await this.#keyholder.sealKeys({ sid: session.sid, rows })
+      for (const [i, change] of sealing.entries()) {
+        const key = given[i]
+        if (key != null) keys.set(change, { ...key, salt: (rows[i] as (typeof rows)[number]).salt })
+      }
+    } catch (error) {
+      for (const change of sealing) keys.set(change, error as Error)
     }
   }
 
-  async #changeOne(session: Session, change: Change, sealKey: Promise<SealKey> | undefined): Promise<Changed> {
-    const { coll, id } = change
-    if (!session.may(change.kind, coll)) throw new Rejection('credential', 'scope', `this grant may not ${change.kind}`)
+  async #changeOne(session: Session, change: Change, key: SealKey | Error | undefined, time: number): Promise<Changed> {
+    const { coll, id, kind } = change
+    if (!session.may(kind, coll)) throw new Rejection('credential', 'scope', `this grant may not ${kind}`)
+    if (key instanceof Error) throw key
     const version = versionAfter(change)
-    const key = await sealKey
-    const sealed = key !== undefined && change.kind !== 'delete' ? await this.#seal(change, version, key) : null
-    const committed = await this.#commits.submit({
-      sid: session.sid,
-      coll,
-      id,
-      expected: change.kind === 'create' ? null : change.expected,
-      version,
-      epoch: key?.epoch ?? 0,
-      sealed,
-      rowHash: sealed === null ? null : this.#p.sha256(sealed),
-    })
+    const expected = kind === 'create' ? null : change.expected
+    const common = { sid: session.sid, coll, id, expected, version }
+    if (kind === 'delete') {
+      const committed = await this.#commits.submit({ ...common, epoch: 0, sealed: null, rowHash: null })
+      return { ...committed, id, version }
+    }
+    if (key === undefined) throw new Rejection('data', 'lease', 'no key of this collection is open')
+    const sealed = await this.#seal(change, version, key, time)
+    const rowHash = this.#p.sha256(sealed)
+    const committed = await this.#commits.submit({ ...common, epoch: key.epoch, sealed, rowHash })
     return { ...committed, id, version }
   }
 
-  async #seal(change: Exclude<Change, { kind: 'delete' }>, version: number, given: SealKey): Promise<Uint8Array> {
+  async #seal(
+    change: Exclude<Change, { kind: 'delete' }>,
+    version: number,
+    given: SealKey,
+    time: number,
+  ): Promise<Uint8Array> {
     const { coll, id, type, schema } = change
     const json = utf8(change.json)
     if (json.length > MAX_JSON_BYTES) {
       throw new Rejection('data', 'limit', `the data of an item is at most ${MAX_JSON_BYTES} bytes of JSON`)
     }
-    const plaintext = encodeAs(content, { time: await this.#time.now(), json, blob: change.blob ?? null })
+    const plaintext = encodeAs(content, { time, json, blob: change.blob ?? null })
     const key = this.#p.aeadKey(given.key)
     given.key.fill(0)
     return sealItem(this.#p, key, { kid: given.kid, coll, id, version, type, schema }, given.salt, plaintext)
@@ -281,6 +284,8 @@ export class Items {
 }
 
 type SealKey = { key: Uint8Array; kid: Uint8Array; epoch: number; salt: Uint8Array }
+/** An error where the keyholder gave none. */
+type SealKeys = Map<Change, SealKey | Error>
 
 const versionAfter = (change: Change): number => (change.kind === 'create' ? 1 : change.expected + 1)
 

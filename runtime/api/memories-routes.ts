@@ -1,6 +1,5 @@
 /** Memories: items of one type whose data has a form, found by handle and time. */
 import { z } from 'zod'
-import { hex } from '../../attestation/bytes.ts'
 import { notFound } from './errors.ts'
 import {
   answer,
@@ -9,6 +8,7 @@ import {
   checkMay,
   decimal,
   expectedVersion,
+  hexText,
   id16,
   pageJson,
   pageQuery,
@@ -47,7 +47,7 @@ export async function save(call: Call): Promise<void> {
   const { coll, id = call.state.newId, ...data } = await body(call, saveBody)
   const change = { kind: 'create', coll, id, type: MEMORY_TYPE, schema: MEMORY_SCHEMA } as const
   const { version, head } = await items.changeOne(call.state.session, { ...change, json: JSON.stringify(data) })
-  answerChanged(call, 201, head, { id: hex(id), version })
+  answerChanged(call, 201, head, { id: hexText(id), version })
 }
 
 /** In the order in which they were saved, which is that of the pod's time. */
@@ -93,6 +93,6 @@ export async function remove(call: Call): Promise<void> {
 }
 
 function memoryJson(entry: Item | Tampered): string {
-  if ('tampered' in entry) return `{"id":"${hex(entry.id)}","error":"tampered"}`
-  return `{"id":"${hex(entry.id)}","version":${entry.version},"time":${entry.time},${entry.json.slice(1)}`
+  if ('tampered' in entry) return `{"id":"${hexText(entry.id)}","error":"tampered"}`
+  return `{"id":"${hexText(entry.id)}","version":${entry.version},"time":${entry.time},${entry.json.slice(1)}`
 }

@@ -48,12 +48,28 @@ function failure(error: unknown): Unavailable {
 
 /** No type is parsed: callers know what they asked for. */
 const types = { getTypeParser: () => (text: string) => text }
-const asBuffer = (value: Value) =>
-  value instanceof Uint8Array ? Buffer.from(value.buffer, value.byteOffset, value.byteLength) : value
+
+/** V8 keeps arrays up to this size in its own heap; asking for their ArrayBuffer would make one for each. */
+const SMALL = 64
+
+/** Bytes as Buffers, which pg sends in binary; small ones together in one. */
+function parameters(values: readonly Value[]): (Buffer | number | string | null)[] {
+  let size = 0
+  for (const value of values) if (value instanceof Uint8Array && value.length <= SMALL) size += value.length
+  const small = Buffer.allocUnsafe(size)
+  let at = 0
+  return values.map(value => {
+    if (!(value instanceof Uint8Array)) return value
+    if (value.length > SMALL) return Buffer.from(value.buffer, value.byteOffset, value.byteLength)
+    small.set(value, at)
+    at += value.length
+    return small.subarray(at - value.length, at)
+  })
+}
 
 const statement = (text: string, values: readonly Value[], name: string | undefined) => ({
   text,
-  values: values.map(asBuffer),
+  values: parameters(values),
   ...(name === undefined ? {} : { name }),
   rowMode: 'array' as const,
   types,

@@ -7,7 +7,8 @@ import { type Connection, connect, type Queryable } from './database.ts'
 
 /**
  * `ord` is an item's place in the order of creation: log position of its creating commit, then its place in there.
- * Ciphertext does not compress: STORAGE EXTERNAL spares the attempt.
+ * Ciphertext does not compress: STORAGE EXTERNAL spares the attempt. A bucket is written again and again: up to the
+ * size of a page it stays in its row, which costs one update instead of one for each 2 KB.
  * A leaf's row also holds the roots of the perfect subtrees that it completes, lowest first, 32 bytes each: node
  * (level, index) of the log stands at place `level` of the row (index + 1) * 2^level - 1.
  */
@@ -25,7 +26,7 @@ const steps: readonly string[] = [
   CREATE TABLE pod.head (only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one), size bigint NOT NULL, sealed bytea);
   INSERT INTO pod.head (size) VALUES (0);
 
-  CREATE TABLE pod.buckets (index bigint PRIMARY KEY, sealed bytea NOT NULL, hash bytea NOT NULL) WITH (fillfactor = 50);
+  CREATE TABLE pod.buckets (index bigint PRIMARY KEY, sealed bytea NOT NULL, hash bytea NOT NULL) WITH (fillfactor = 50, toast_tuple_target = 8160);
   ALTER TABLE pod.buckets ALTER COLUMN sealed SET STORAGE EXTERNAL;
 
   CREATE TABLE pod.state_rows (id uuid PRIMARY KEY, version bigint NOT NULL, sealed bytea NOT NULL);

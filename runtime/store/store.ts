@@ -66,6 +66,12 @@ export interface StoreOptions {
 }
 
 const READERS = 4
+/**
+ * An outside server's defaults are not ours: an acknowledged commit is on the disk, and a lost connection is noticed.
+ * The plan of a commit never depends on its values.
+ */
+const WRITER_SETTINGS = `SET synchronous_commit = on; SET statement_timeout = 60000; SET tcp_keepalives_idle = 10;
+  SET plan_cache_mode = force_generic_plan`
 /** 'pod' and a version, as one number: the same for every release that writes this schema. */
 const WRITER_LOCK = 7_368_548_001
 const LOCK_WAIT_MS = 8_000
@@ -339,8 +345,7 @@ export class Store {
     if (this.#closed) throw new Unavailable('the store is closed')
     const writer = await connect(this.#options.url)
     try {
-      // An outside server's defaults are not ours: an acknowledged commit is on the disk.
-      await writer.simple('SET synchronous_commit = on; SET statement_timeout = 60000; SET tcp_keepalives_idle = 10')
+      await writer.simple(WRITER_SETTINGS)
       await this.#lock(writer)
     } catch (error) {
       await writer.close()
