@@ -94,13 +94,14 @@ async function keysOf(session: Session<ReleasingOwner>, options: ReleaseOptions)
   const { owner, podId, primitives: p } = session
   const { ors, drs, epoch } = owner.roots
   const [fixed, data] = [p.macKey(ors), p.macKey(drs)]
-  const one = (
-    what: Purpose,
-    collection: Uint8Array,
-    of: number,
-    key: Uint8Array,
-    lease: Lease,
-  ): ReleasedKey => ({ kid: keyId(p, podId, what, collection, of), purpose: what, collection, epoch: of, key, lease })
+  const one = (what: Purpose, collection: Uint8Array, of: number, key: Uint8Array, lease: Lease): ReleasedKey => ({
+    kid: keyId(p, podId, what, collection, of),
+    purpose: what,
+    collection,
+    epoch: of,
+    key,
+    lease,
+  })
   const names = options.collections ?? (await owner.collections())
   return [
     one(purpose.state, NO_COLLECTION, epoch, stateKey(p, data, podId, epoch), STATE_LEASE),

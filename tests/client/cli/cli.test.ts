@@ -152,5 +152,5 @@ test('up hands over to the starter, with the options it does not know', async t 
     return 40
   })
   t.is(code, 40)
-  t.deepEqual(seen, [['--json', '--once', '/tmp/somewhere']])
+  t.deepEqual(seen, [['--up', '--json', '--once', '/tmp/somewhere']])
 })

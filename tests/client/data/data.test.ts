@@ -47,6 +47,8 @@ test('saves asked for together travel together: one request while the last one r
   const first = saveMemory(session, { text: 'first' })
   while (app.batches.length === 0) await new Promise(done => setTimeout(done, 2))
   const rest = Array.from({ length: 600 }, (_, i) => saveMemory(session, { text: `memory ${i}` }))
+  await new Promise(done => setTimeout(done, 20))
+  t.deepEqual(app.batches, [1], 'nothing overtakes the request that runs')
   app.delay = async () => {}
   open()
   await Promise.all([first, ...rest])
