@@ -54,6 +54,6 @@ export async function signatureValid(
   if (value !== algorithm.p256) {
     throw new Unsupported('credential', 'unsupported-algorithm', `signatures of key algorithm ${value}`)
   }
-  if (signature.length !== 64 || compare(signature.subarray(32), P256_HALF_ORDER) > 0) return false
+  if (compare(signature.subarray(32), P256_HALF_ORDER) > 0) return false
   return p.ecdsaVerify('P-256', 'SHA-256', key, message, signature)
 }

@@ -241,7 +241,7 @@ test("what is signed is the hash of the array without its last element, under th
   t.true(p.ed25519Verify(keyOf('root').key, label, decodeGrant(given).signature))
 })
 
-test('a policy is the root own, whole and of this version', async t => {
+test('a policy is signed by the root, whole and of this version', async t => {
   t.is((await policy()).sequence, 8)
   t.is(await codeOf(policy({}, signAs('device'))), 'credential')
   t.is(await codeOf(openOwnerPolicy(p, await cert(), keyOf('root'))), 'malformed')
