@@ -154,8 +154,9 @@ export async function checkSigner(
   { root, now }: Readonly<{ root: Certificate; now: number }>,
 ): Promise<Certificate> {
   const signer = parseCertificate(der, 'TCB signing certificate')
-  if (signer.commonName !== SIGNER_NAME)
-    refuse('chain-invalid', `certificate of ${signer.commonName}, expected ${SIGNER_NAME}`)
+  if (signer.commonName !== SIGNER_NAME) {
+    throw new Rejection('chain', 'chain-invalid', `certificate of ${signer.commonName}, expected ${SIGNER_NAME}`)
+  }
   await checkPath(p, [signer, root], now)
   return signer
 }

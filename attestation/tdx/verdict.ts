@@ -1,13 +1,13 @@
 /** The verdict on a TDX quote: the same numbered steps as for SNP, with Intel's chain, collateral and registers. */
-import type { Collateral, Given, TdxClaims } from '../appraise.ts'
+import type { Given, TdxClaims } from '../appraise.ts'
 import { equal } from '../bytes.ts'
 import { type Chain, checkChain, checkNotRevoked, checkUnlisted } from '../certificates/chain.ts'
 import { decodePem } from '../certificates/pem.ts'
 import { intelRoots } from '../certificates/roots.ts'
 import { type Certificate, parseCertificate } from '../certificates/x509.ts'
-import { Malformed, Rejection, Unsupported } from '../errors.ts'
+import { Malformed, Rejection, type Step, Unsupported } from '../errors.ts'
 import type { EvidenceKind } from '../evidence.ts'
-import type { TdxRules } from '../policy.ts'
+import type { Policy, TdxRules } from '../policy.ts'
 import type { Primitives } from '../primitives/primitives.ts'
 import type { ManifestEntry } from '../reference-values.ts'
 import { checkAnchor, checkBinding, checkMeasurement, checkPlatform, earliest } from '../rules.ts'
@@ -70,77 +70,78 @@ export function decodeTdxParts(items: Items): TdxParts {
   }
 }
 
-/** Looks a part up: as given, else as carried, else it is missing. */
-type Part = (name: keyof TdxCollateral) => Uint8Array
+/** What every step of one appraisal needs. */
+type Context = Readonly<{
+  p: Primitives
+  policy: Policy
+  rules: TdxRules
+  now: number
+  steps: Steps
+  /** A part of Intel's collateral: as given, else as carried, else it is missing. */
+  part: (step: Step, name: keyof TdxCollateral) => Uint8Array
+}>
+
 const partOf =
-  (given: Collateral['tdx'], carried: TdxCollateral): Part =>
-  name => {
+  (given: TdxCollateral, carried: TdxCollateral): Context['part'] =>
+  (step, name) => {
     const found = given[name] ?? carried[name]
-    if (found === null) throw new Rejection('endorsement', 'collateral-missing', `no ${name} at hand`)
+    if (found === null) throw new Rejection(step, 'collateral-missing', `no ${name} at hand`)
     return found
   }
 
-type Published = Readonly<{ info: TcbInfo; identity: QeIdentity; signers: readonly Certificate[] }>
+/** Who signed TCB info and QE identity: mostly one certificate. */
+type Signers = Readonly<{ info: Certificate; identity: Certificate; minimumEvaluationDataNumber: number }>
 
-/** Both documents and who signed them; mostly one certificate for both. */
-async function openCollateral(
-  p: Primitives,
-  part: Part,
-  { fmspc, pceId }: Platform,
-  {
-    root,
-    now,
-    minimumEvaluationDataNumber,
-  }: Readonly<{ root: Certificate; now: number; minimumEvaluationDataNumber: number }>,
-): Promise<Published> {
-  const [infoSigner, identitySigner] = [part('tcbInfoSigner'), part('qeIdentitySigner')]
-  const first = await checkSigner(p, infoSigner, { root, now })
-  const second = equal(infoSigner, identitySigner) ? first : await checkSigner(p, identitySigner, { root, now })
-  const demands = { now, minimumEvaluationDataNumber }
-  const info = await openTcbInfo(p, part('tcbInfo'), { ...demands, signer: first, fmspc, pceId })
-  const identity = await openQeIdentity(p, part('qeIdentity'), { ...demands, signer: second })
-  return { info, identity, signers: [first, second] }
+/** Null where the rule is waived: then nobody says how old the platform is. */
+async function checkSigners({ p, rules, now, steps, part }: Context, root: Certificate): Promise<Signers | null> {
+  const rule = rules.collateral
+  if ('waive' in rule) {
+    steps.waived('chain', 'tdx.collateral', rule.waive)
+    return null
+  }
+  const [first, second] = [part('chain', 'tcbInfoSigner'), part('chain', 'qeIdentitySigner')]
+  const info = await checkSigner(p, first, { root, now })
+  const identity = equal(first, second) ? info : await checkSigner(p, second, { root, now })
+  return { info, identity, ...rule.require }
 }
 
-/** Step 4: the root's list over the authority and the signers of collateral, the authority's over the platform. */
+/** The root's list over the authority and the signers of collateral, the authority's over the platform. Their ends. */
 async function checkRevocation(
-  p: Primitives,
-  part: Part,
+  { p, policy, now, steps, part }: Context,
   { leaf, intermediate, root }: Chain,
-  signers: readonly Certificate[],
-  { policy, now }: Given,
-  steps: Steps,
+  signers: Signers | null,
 ): Promise<readonly number[]> {
   const rule = policy.revocation
   if ('waive' in rule) {
     steps.waived('revocation', 'revocation', rule.waive)
     return []
   }
-  const rootList = await checkNotRevoked(p, part('rootCrl'), { issuer: root, certificate: intermediate, now })
-  for (const signer of signers) checkUnlisted(rootList, signer)
-  const list = await checkNotRevoked(p, part('pckCrl'), { issuer: intermediate, certificate: leaf, now })
+  const ofRoot = { issuer: root, certificate: intermediate, now }
+  const rootList = await checkNotRevoked(p, part('revocation', 'rootCrl'), ofRoot)
+  if (signers !== null) {
+    checkUnlisted(rootList, signers.info)
+    checkUnlisted(rootList, signers.identity)
+  }
+  const ofAuthority = { issuer: intermediate, certificate: leaf, now }
+  const list = await checkNotRevoked(p, part('revocation', 'pckCrl'), ofAuthority)
   steps.passed('revocation', `neither ${leaf.commonName} nor those above it are revoked`, 'revocation')
   return [rootList.nextUpdate, list.nextUpdate]
 }
 
-/** Null where the rule is waived: then nobody says how old the platform is. */
-async function collateralOf(
-  p: Primitives,
-  part: Part,
-  platform: Platform,
-  rules: TdxRules,
-  { root, now }: Readonly<{ root: Certificate; now: number }>,
-  steps: Steps,
-): Promise<Published | null> {
-  const rule = rules.collateral
-  if ('waive' in rule) {
-    steps.waived('endorsement', 'tdx.collateral', rule.waive)
-    return null
-  }
-  const published = await openCollateral(p, part, platform, { root, now, ...rule.require })
-  const { tcbEvaluationDataNumber: number } = published.info
+type Published = Readonly<{ info: TcbInfo; identity: QeIdentity }>
+
+async function openCollateral(
+  { p, now, steps, part }: Context,
+  { fmspc, pceId }: Platform,
+  signers: Signers,
+): Promise<Published> {
+  const demands = { now, minimumEvaluationDataNumber: signers.minimumEvaluationDataNumber }
+  const ofPlatform = { ...demands, signer: signers.info, fmspc, pceId }
+  const info = await openTcbInfo(p, part('endorsement', 'tcbInfo'), ofPlatform)
+  const identity = await openQeIdentity(p, part('endorsement', 'qeIdentity'), { ...demands, signer: signers.identity })
+  const number = info.tcbEvaluationDataNumber
   steps.passed('endorsement', `TCB info and QE identity are Intel's, evaluation ${number}`, 'tdx.collateral')
-  return published
+  return { info, identity }
 }
 
 function stand(quote: Quote, platform: Platform, { info, identity }: Published): TcbStanding {
@@ -151,16 +152,13 @@ function stand(quote: Quote, platform: Platform, { info, identity }: Published):
 
 /** The numbered list of `attestation/README.md`. Every line throws a Refusal or lets pass. */
 export async function appraiseTdx(items: Items, given: Given, p: Primitives, steps: Steps): Promise<TdxClaims> {
-  const { collateral, policy, nonce, now } = given
+  const { policy, nonce, now } = given
   const { tdx: rules } = policy
   if (rules === null) throw new Rejection('product', 'product', 'the policy accepts no Intel TDX')
   const { quote, chain, carried } = decodeTdxParts(items) // 1
   const { td } = quote
-  const part = partOf(collateral.tdx, carried)
-  steps.passed(
-    'format',
-    `TDX quote version ${quote.version}, ${td.current === null ? 'TD report 1.0' : 'TD report 1.5'}`,
-  )
+  const context: Context = { p, policy, rules, now, steps, part: partOf(given.collateral.tdx, carried) }
+  steps.passed('format', `quote version ${quote.version} with TD report ${td.current === null ? '1.0' : '1.5'}`)
   checkPadding(quote, rules, steps)
 
   const platform = readPlatform(chain.leaf)
@@ -169,12 +167,13 @@ export async function appraiseTdx(items: Items, given: Given, p: Primitives, ste
   const simulated = checkAnchor(p, chain.root, intelRoots, policy, steps) // 3
   checkNames(chain)
   await checkChain(p, chain, now)
+  const signers = await checkSigners(context, chain.root)
   steps.passed('chain', `${chain.leaf.commonName} by ${chain.intermediate.commonName} by ${chain.root.commonName}`)
 
-  checkInstance(chain, platform) // 5, and 4 in between: the list speaks of the signers of collateral too
-  const published = await collateralOf(p, part, platform, rules, { root: chain.root, now }, steps)
-  const listEnds = await checkRevocation(p, part, chain, published?.signers ?? [], given, steps) // 4
+  const listEnds = await checkRevocation(context, chain, signers) // 4
 
+  checkInstance(chain, platform) // 5
+  const published = signers && (await openCollateral(context, platform, signers))
   await checkQuotingEnclaveReport(p, chain.leaf, quote)
   checkAttestationKey(p, quote)
   const standing = published && stand(quote, platform, published)
@@ -215,7 +214,8 @@ export async function appraiseTdx(items: Items, given: Given, p: Primitives, ste
       chain.leaf.notAfter,
       chain.intermediate.notAfter,
       chain.root.notAfter,
-      ...(published?.signers ?? []).map(({ notAfter }) => notAfter),
+      signers?.info.notAfter,
+      signers?.identity.notAfter,
       published?.info.nextUpdate,
       published?.identity.nextUpdate,
       ...listEnds,
