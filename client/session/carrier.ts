@@ -88,7 +88,8 @@ export class Carrier {
       referrerPolicy: 'no-referrer',
       ...(body instanceof Uint8Array ? {} : { duplex: 'half' }),
     } satisfies RequestInit & { duplex?: 'half' }
-    const response = await this.#fetch(new URL(path, this.#base), request).catch((error: unknown) => {
+    const fetch = this.#fetch // as a method of this object, a browser's own refuses to be called
+    const response = await fetch(new URL(path, this.#base), request).catch((error: unknown) => {
       throw networkError(error, this.#base, signal)
     })
     if (response.status === 200) return response

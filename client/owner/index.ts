@@ -1,0 +1,3 @@
+/** The owner's state folder, for programs on Node: keys under a passphrase, pins, counters, the highest head. */
+export { defaultFolder, StateFolder } from './folder.ts'
+export { FIRST_COLLECTIONS, type NewOwner, OpenOwner, OwnerHome } from './home.ts'

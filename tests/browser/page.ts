@@ -1,0 +1,85 @@
+/** What the browser test runs inside Chromium: the package's own modules, bundled, nothing of Node. */
+import { appraise, type Given } from '../../attestation/appraise.ts'
+import { fromHex, hex } from '../../attestation/bytes.ts'
+import { parsePolicy } from '../../attestation/policy.ts'
+import { webPrimitives } from '../../attestation/primitives/web.ts'
+import { rootCredential } from '../../attestation/session/credentials.ts'
+import { kdf } from '../../attestation/session/transcript.ts'
+import { connect, getMemories, releaseKeys, saveMemory } from '../../client/index.ts'
+import type { ReleasingOwner } from '../../client/session/owner.ts'
+
+export type Case = Readonly<{
+  evidence: string
+  nonce: string
+  now: number
+  policy: string
+  vek: string | null
+  ask: string | null
+  ark: string | null
+}>
+export type Verdict = Readonly<{ accepted: boolean; code: string | null; steps: number }>
+export type InPageOwner = Readonly<{
+  url: string
+  ors: string
+  drs: string
+  launch: string
+  policy: string
+  manifest: string
+  simulatedRoot: string
+  platform: string
+}>
+
+const bytes = (text: string) => fromHex(text) as Uint8Array
+const p = webPrimitives()
+
+async function judge({ evidence, nonce, now, policy, vek, ask, ark }: Case): Promise<Verdict> {
+  const der = (text: string | null) => (text === null ? null : bytes(text))
+  const given: Given = {
+    collateral: { vek: der(vek), ask: der(ask), ark: der(ark), crl: null } as Given['collateral'],
+    policy: parsePolicy(policy),
+    nonce: bytes(nonce),
+    now,
+  }
+  const verdict = await appraise(bytes(evidence), given)
+  return { accepted: verdict.accepted, code: verdict.accepted ? null : verdict.code, steps: verdict.steps.length }
+}
+
+/** The whole of a client: handshake with evidence appraised here, key release, a memory saved and read back. */
+async function use(given: InPageOwner): Promise<{ platform: string; steps: number; memories: string[]; head: string }> {
+  const root = p.macKey(bytes(given.ors))
+  const seed = kdf(p, root, 'pas1 owner-sign', [0])
+  let head: Uint8Array | null = null
+  let sequence = 0
+  const owner: ReleasingOwner = {
+    launch: bytes(given.launch),
+    credential: rootCredential(),
+    sign: message => p.ed25519Sign(seed, message),
+    trust: async () => ({
+      manifest: bytes(given.manifest),
+      manifestFloor: 1,
+      platforms: [bytes(given.platform)],
+      simulatedRoots: [bytes(given.simulatedRoot)],
+      waivers: [],
+    }),
+    heads: {
+      load: async () => ({ head, initialised: head !== null }),
+      save: async newest => {
+        head = newest
+      },
+    },
+    roots: { ors: bytes(given.ors), epoch: 0, drs: bytes(given.drs) },
+    collections: async () => ['memories'],
+    nextRelease: async () => ++sequence,
+    policy: async () => bytes(given.policy),
+  }
+  const session = await connect(given.url, owner, { primitives: p })
+  await releaseKeys(session)
+  await saveMemory(session, { text: 'written in a browser' })
+  const memories: string[] = []
+  for await (const { text } of getMemories(session)) memories.push(text)
+  const { claims, steps } = session
+  session.close()
+  return { platform: claims.platform, steps: steps.length, memories, head: hex(head ?? new Uint8Array()) }
+}
+
+Object.assign(globalThis, { judge, use })
