@@ -5,7 +5,7 @@
 import { fromHex, hex } from '../../attestation/bytes.ts'
 import { type Code, Malformed, Rejection, Unavailable, Unsupported } from '../../attestation/errors.ts'
 import type { Head } from '../../attestation/log/head.ts'
-import { jsonBody, type RequestBody, type SealedResponse } from '../session/exchange.ts'
+import { fromBase64, jsonBody, type RequestBody, type SealedResponse } from '../session/exchange.ts'
 import { collectionId } from '../session/release.ts'
 import type { RequestOptions, Session } from '../session/session.ts'
 
@@ -47,12 +47,7 @@ export const collectionHex = (session: Session, name: string): string =>
   hex(collectionId(session.primitives, session.podId, name))
 
 /** Asks for the newest head, with the proof that it continues the one this device knows. */
-export async function refreshHead(session: Session): Promise<Head> {
-  const floor = session.heads.size
-  const { head, consistency } = await call(session, 'GET', '/v1/head', { query: { known: floor } })
-  const proof = (Array.isArray(consistency) ? consistency : []).map(node => fromBase64(asText(node)))
-  return session.heads.observe(fromBase64(asText(head)), floor, proof)
-}
+export const refreshHead = (session: Session): Promise<Head> => session.heads.refresh()
 
 function queryText(query: Readonly<Record<string, string | number | undefined>>): string {
   const given = Object.entries(query).filter(([, value]) => value !== undefined)
@@ -91,14 +86,6 @@ export function asList(value: unknown): readonly unknown[] {
 }
 const unexpected = (wanted: string, got: unknown) =>
   new Malformed(`expected ${wanted} from the pod, got ${got === null ? 'null' : typeof got}`, 'data')
-
-export function fromBase64(text: string): Uint8Array {
-  try {
-    return Uint8Array.from(atob(text), letter => letter.charCodeAt(0))
-  } catch {
-    throw new Malformed('expected base64 from the pod', 'data')
-  }
-}
 
 /** An item's id as the pod writes it. */
 export function checkId(id: string): string {

@@ -4,17 +4,8 @@ import { Malformed, Rejection, Unavailable } from '../../attestation/errors.ts'
 import { Frontier } from '../../attestation/log/merkle.ts'
 import { PART_BYTES } from '../session/exchange.ts'
 import type { Session } from '../session/session.ts'
-import {
-  asNumber,
-  asText,
-  call,
-  checkId,
-  collectionHex,
-  fromBase64,
-  type Json,
-  newIdempotencyKey,
-  request,
-} from './api.ts'
+import { asNumber, asText, call, checkId, collectionHex, type Json, newIdempotencyKey, request } from './api.ts'
+import { fromBase64 } from '../session/exchange.ts'
 import type { Changed } from './batch.ts'
 
 const HASH_BYTES = 32

@@ -3,7 +3,8 @@ import { utf8Text } from '../../attestation/bytes.ts'
 import { Malformed } from '../../attestation/errors.ts'
 import { decodeLeaf, type Leaf } from '../../attestation/log/leaf.ts'
 import type { Session } from '../session/session.ts'
-import { asFields, asList, asNumber, asText, call, fromBase64, request } from './api.ts'
+import { asFields, asList, asNumber, asText, call, request } from './api.ts'
+import { fromBase64 } from '../session/exchange.ts'
 
 /**
  * The log's entries from `from` on: one for each commit and each act of the keyholder.

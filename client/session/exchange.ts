@@ -165,3 +165,11 @@ async function* withoutEmpty(
 
 /** JSON as a request body. */
 export const jsonBody = (value: unknown): Uint8Array => utf8(JSON.stringify(value))
+
+export function fromBase64(text: string): Uint8Array {
+  try {
+    return Uint8Array.from(atob(text), letter => letter.charCodeAt(0))
+  } catch {
+    throw new Malformed('expected base64 from the pod', 'data')
+  }
+}

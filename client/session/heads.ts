@@ -12,6 +12,9 @@ import type { HeadStore } from './owner.ts'
 const REMEMBERED = 256
 const SAVE_EVERY_MS = 500
 
+/** The pod's head, and the proof that its log continues the one of so many entries. */
+export type Prove = (known: number) => Promise<Readonly<{ head: Uint8Array; proof: readonly Uint8Array[] }>>
+
 export class HeadKeeper {
   readonly #p: Primitives
   readonly #store: HeadStore
@@ -21,6 +24,9 @@ export class HeadKeeper {
   #highest: Head | null
   #initialised: boolean
   #macKey: MacKey | null = null
+  #prove: Prove | null = null
+  /** The boot whose log was proven to continue what this device knows: what that boot adds, it only appends. */
+  #provenBoot: Uint8Array | null = null
   #saved: Promise<void> = Promise.resolve()
   /** Observed and not yet given to the store. */
   #unsaved: Uint8Array | null = null
@@ -57,6 +63,19 @@ export class HeadKeeper {
     this.#macKey = key
   }
 
+  /** Where proofs come from: the pod itself, which need not be believed for that. */
+  proveWith(prove: Prove): void {
+    this.#prove = prove
+  }
+
+  /** Asks for the newest head, with the proof that it continues the one this device knows. */
+  async refresh(): Promise<Head> {
+    if (this.#prove === null) throw new TypeError('nobody to ask for a proof')
+    const floor = this.size
+    const { head, proof } = await this.#prove(floor)
+    return this.observe(head, floor, proof)
+  }
+
   /**
    * Resolves when what was observed is kept for the next unlock; rejects where it could not be. Observing does not wait
    * for it: a power cut may cost the last moments' heads, and with them no more than PROTOCOL 2.7 grants a rollback to
@@ -88,12 +107,15 @@ export class HeadKeeper {
   }
 
   /**
-   * Takes a head that the pod sent in answer to a question asked when `floor` entries were known.
+   * Takes a head that the pod sent in answer to a question asked when `floor` entries were known. The first longer one
+   * of each boot is taken only with the proof that it continues the highest, which is asked for where it is not given.
    * Throws Rejection `rollback`, `fork` or `tampered`, and then keeps what it knew.
    */
   async observe(bytes: Uint8Array, floor: number, proof?: readonly Uint8Array[]): Promise<Head> {
     const head = decodeHead(bytes)
     this.#check(head, floor, proof)
+    if (proof === undefined && !this.#continues(head)) return this.refresh()
+    if (head.size >= this.size) this.#provenBoot = head.bootId
     this.#roots.set(head.size, head.logRoot)
     if (this.#roots.size > REMEMBERED) this.#roots.delete(this.#roots.keys().next().value as number)
     if (head.size > this.size || !this.#initialised) {
@@ -103,6 +125,12 @@ export class HeadKeeper {
       this.#saveSoon()
     }
     return head
+  }
+
+  /** A longer log of another boot may be a fork: two machines may hold this pod (row 30). */
+  #continues(head: Head): boolean {
+    const isLonger = this.#highest !== null && head.size > this.#highest.size
+    return !isLonger || (this.#provenBoot !== null && equal(this.#provenBoot, head.bootId))
   }
 
   #check(head: Head, floor: number, proof: readonly Uint8Array[] | undefined): void {

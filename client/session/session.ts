@@ -10,7 +10,7 @@ import {
   type StepOutcome,
 } from '../../attestation/appraise.ts'
 import { hex } from '../../attestation/bytes.ts'
-import { Rejection, Unavailable } from '../../attestation/errors.ts'
+import { Malformed, Rejection, Unavailable } from '../../attestation/errors.ts'
 import type { Primitives } from '../../attestation/primitives/primitives.ts'
 import { webPrimitives } from '../../attestation/primitives/web.ts'
 import { authenticate, confirm, type Received, receiveHello, startHandshake } from '../../attestation/session/client.ts'
@@ -43,8 +43,15 @@ import {
 import { HandshakeBudget } from './budget.ts'
 import { Busy, Carrier, type Fetch, SessionEnded } from './carrier.ts'
 import { type Clock, systemClock } from './clock.ts'
-import { type Headers, openResponse, type RequestBody, type SealedResponse, sealRequest } from './exchange.ts'
-import { HeadKeeper } from './heads.ts'
+import {
+  fromBase64,
+  type Headers,
+  openResponse,
+  type RequestBody,
+  type SealedResponse,
+  sealRequest,
+} from './exchange.ts'
+import { HeadKeeper, type Prove } from './heads.ts'
 import type { Owner } from './owner.ts'
 import { appraise, refusalOf } from './policy.ts'
 
@@ -187,6 +194,7 @@ export class Session<O extends Owner = Owner> {
     this.owner = owner
     this.podId = decodeLaunchConfig(owner.launch).podId
     this.heads = heads
+    heads.proveWith(known => this.#proveHead(known))
     this.primitives = options.primitives
     this.clock = options.clock ?? systemClock
     this.#options = options
@@ -244,11 +252,18 @@ export class Session<O extends Owner = Owner> {
     for (let attempt = 0; ; attempt++) {
       const steps: StepOutcome[] = []
       try {
-        const live = await this.#shakeHands(step => steps.push(step))
+        const floor = this.heads.size
+        const live = { ...(await this.#shakeHands(step => steps.push(step))), steps }
+        this.#live = live
+        if (live.fin.head !== null) {
+          const head = await this.heads.observe(live.fin.head, floor)
+          const detail = `the log has ${head.size} entries, this device knew ${floor}`
+          steps.push({ ...ownStep(detail), step: 'state' })
+        }
         for (const step of steps) this.#options.onStep?.(step)
-        this.#live = { ...live, steps }
-        return this.#live
+        return live
       } catch (error) {
+        this.#live = null
         const seconds = error instanceof Busy ? Math.max(error.retryAfterSeconds, backoff(attempt)) : Infinity
         if (this.clock.monotonicSeconds() + seconds < giveUp) {
           await this.clock.sleep(seconds, this.#closed.signal)
@@ -271,7 +286,6 @@ export class Session<O extends Owner = Owner> {
     const startedSeconds = clock.monotonicSeconds()
     const timer = deadline(HANDSHAKE_MAX_SECONDS, 'the handshake', this.#closed.signal, null)
     try {
-      const floor = this.heads.size
       const { received, verdict } = await hear(p, this.#carrier, owner, this.#options, timer.signal)
       for (const step of verdict.steps) passed(step)
       if (!verdict.accepted) throw refusalOf(verdict)
@@ -286,16 +300,28 @@ export class Session<O extends Owner = Owner> {
       const sealedFin = await this.#carrier.whole('pas/auth', authenticated.auth, null, POD_FIN_CAP, timer.signal)
       const { sid, fin, app, ctl } = await confirm(p, authenticated, sealedFin)
       passed(ownStep('the pod proved that it holds the attested key, and knows this owner'))
-      if (fin.head !== null) {
-        const head = await this.heads.observe(fin.head, floor)
-        passed({ ...ownStep(`the log has ${head.size} entries, this device knew ${floor}`), step: 'state' })
-      }
       const usedSeconds = clock.monotonicSeconds()
       const keys = { app: streamKeys(p, app), ctl: streamKeys(p, ctl) }
       for (const secret of [app.c2s, app.s2c, ctl.c2s, ctl.s2c]) secret.fill(0)
       return { sid: hex(sid), pod: verdict.pod, fin, ...keys, startedSeconds, usedSeconds, nextApp: 0, nextCtl: 0 }
     } finally {
       timer.clear()
+    }
+  }
+
+  /** Asks for the consistency proof of PROTOCOL 2.7, in the session at hand and no other: its pod is being judged. */
+  async #proveHead(known: number): Promise<Awaited<ReturnType<Prove>>> {
+    const live = this.#now
+    const giveUp = this.#patience()
+    for (let attempt = 0; ; attempt++) {
+      const answer = await this.#exchange(live, 'GET', `/v1/head?known=${known}`, {})
+      if (answer.status === 200) return readProof(await answer.json())
+      await answer.cancel()
+      const seconds = backoff(attempt)
+      if (answer.status !== 503 || this.clock.monotonicSeconds() + seconds > giveUp) {
+        throw new Unavailable('the pod does not show that its log continues what this device knows')
+      }
+      await this.clock.sleep(seconds, this.#closed.signal)
     }
   }
 
@@ -396,6 +422,13 @@ export class Session<O extends Owner = Owner> {
       plain.fill(0)
     }
   }
+}
+
+function readProof(json: unknown): Awaited<ReturnType<Prove>> {
+  const { head, consistency } = (json ?? {}) as Partial<Record<string, unknown>>
+  if (typeof head !== 'string' || !Array.isArray(consistency))
+    throw new Malformed('expected a head and its proof', 'state')
+  return { head: fromBase64(head), proof: consistency.map(node => fromBase64(String(node))) }
 }
 
 const ownStep = (detail: string): StepOutcome => ({ step: 'session', rule: null, outcome: 'passed', detail })

@@ -125,6 +125,7 @@ export const defences: Readonly<Record<number, readonly Defence[]>> = {
   ],
   30: [
     never('client/session/heads.ts', 'known !== undefined && !equal(known, head.logRoot)'),
+    never('client/session/heads.ts', 'proof === undefined && !this.#continues(head)'),
     edit(
       release,
       'if (verifyConsistency(pod.ports.p, known.size, head.size, known.logRoot, head.logRoot, path)) return',
@@ -160,4 +161,4 @@ export const defences: Readonly<Record<number, readonly Defence[]>> = {
   ],
 }
 
-export const independent: readonly number[] = [3, 7, 10, 13, 16, 17, 29, 30]
+export const independent: readonly number[] = [3, 7, 10, 13, 16, 17, 29]

@@ -134,12 +134,18 @@ export const twoMachines: Attack = () =>
     const device = owner.secondDevice()
     const clone = await RealPod.start(here, owner, disk)
     try {
-      await write(await unlocked(pod, owner), 'here')
+      const first = await unlocked(pod, owner)
+      await write(first, 'here')
       await write(await unlocked(clone, device), 'there')
-      return await refusedFor('fork', async () => {
-        await write(await unlocked(pod, device), 'and here again')
-        return true
-      })
+      const meets = (how: (device: Person) => Promise<Session>) =>
+        refusedFor('fork', async () => {
+          await write(await how(device.secondDevice()), 'and here again')
+          return true
+        })
+      const asLong = await meets(who => unlocked(pod, who))
+      await write(first, 'here it goes on') // a longer log looks like one that has grown
+      const longer = await meets(who => connect(pod.url, who, realOptions))
+      return await each([asLong, longer].map(outcome => Promise.resolve(outcome)))
     } finally {
       await clone.stop()
       rmSync(disk, { recursive: true })
