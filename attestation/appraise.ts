@@ -6,7 +6,7 @@ import { amdRoots } from './certificates/roots.ts'
 import { checkChain, checkNotRevoked } from './certificates/chain.ts'
 import { type Certificate, parseCertificate } from './certificates/x509.ts'
 import { type Code, Malformed, Refusal, Rejection, type Step, Unsupported } from './errors.ts'
-import { decodeEvidence } from './evidence.ts'
+import { decodeEvidence, type EvidenceKind } from './evidence.ts'
 import type { EndorsementKey, Policy } from './policy.ts'
 import type { Primitives } from './primitives/primitives.ts'
 import { webPrimitives } from './primitives/web.ts'
@@ -39,6 +39,8 @@ import { type Platform, readPlatform } from './tdx/pck.ts'
 import type { TdReport } from './tdx/quote.ts'
 import type { TcbStanding } from './tdx/tcb.ts'
 import { appraiseTdx, decodeTdxParts, type Items } from './tdx/verdict.ts'
+import { checkSession, decodeVtpm, type Vtpm, type VtpmClaims, vtpmKinds, vtpmRules } from './tpm/verdict.ts'
+import { type Vouched, vouchedByHardware } from './vouching.ts'
 
 export type { StepOutcome, Waiver } from './steps.ts'
 
@@ -77,6 +79,10 @@ type CommonClaims = Readonly<{
   reportData: Uint8Array
   /** Version of the manifest that names the measurement; null where it was pinned by hand or waived. */
   manifestVersion: number | null
+  /** Which layer vouches for each part of what runs. */
+  vouched: Vouched
+  /** What the vTPM behind a paravisor quotes; null where the hardware speaks of all. */
+  vtpm: VtpmClaims | null
   /** When the first of certificates, lists, collateral and manifest ends, in seconds: no verdict outlives it. */
   validUntil: number
   waivers: readonly Waiver[]
@@ -163,17 +169,20 @@ export type CollateralHint =
     }>
 
 /** Read before anything is verified: which bytes there are, and where the missing ones come from. */
-type Parts = Readonly<{ report: Report; table: CertificateTable }>
+type Parts = Readonly<{ report: Report; table: CertificateTable; vtpm: Vtpm | null }>
 
 function decodeParts(items: Items): Parts {
+  const vtpm = decodeVtpm(items)
+  const read: readonly EvidenceKind[] = vtpm === null ? ['snp-report', 'certs'] : [...vtpmKinds, 'certs']
   for (const kind of items.keys()) {
-    if (kind === 'snp-report' || kind === 'certs') continue
+    if (read.includes(kind)) continue
     // What goes unread could contradict what is read.
     throw new Unsupported('format', 'unsupported-kind', `evidence of kind "${kind}" is not appraised by this version`)
   }
-  const report = items.get('snp-report')
+  const report = vtpm?.hcl.hardwareReport ?? items.get('snp-report')
   if (report === undefined) throw new Rejection('format', 'evidence-missing', 'the evidence holds no hardware report')
-  return { report: decodeReport(report), table: decodeCertificateTable(items.get('certs') ?? new Uint8Array()) }
+  if (vtpm?.hcl.tee === 'tdx') throw new Rejection('format', 'evidence-missing', 'the evidence holds no TDX quote')
+  return { report: decodeReport(report), table: decodeCertificateTable(items.get('certs') ?? new Uint8Array()), vtpm }
 }
 
 type Certificates = Readonly<{ leaf: Certificate; intermediate: Certificate; root: Certificate }>
@@ -230,11 +239,24 @@ async function checkRevocation(
   return nextUpdate
 }
 
+/** Of a direct boot, where one digest covers all that is started (EVIDENCE section 2). */
+const snpVouched = (policy: Policy): Vouched =>
+  vouchedByHardware(
+    {
+      firmware: 'launch digest',
+      kernel: 'launch digest',
+      commandLine: 'launch digest',
+      rootFileSystem: 'launch digest',
+    },
+    { measured: 'require' in policy.measurement, owned: 'require' in policy.owner ? 'HOST_DATA' : null },
+  )
+
 /** The numbered list of `attestation/README.md`. Every line throws a Refusal or lets pass. */
 async function appraiseSnp(items: Items, given: Given, p: Primitives, steps: Steps): Promise<SnpClaims> {
   const { collateral, policy, nonce, now } = given
   const parts = decodeParts(items) // 1
   const { report } = parts
+  const rules = vtpmRules(policy, parts.vtpm)
   steps.passed('format', `SNP report version ${report.version}, signed with a ${report.signingKey}`)
 
   const chain = certificates(parts, collateral)
@@ -268,7 +290,8 @@ async function appraiseSnp(items: Items, given: Given, p: Primitives, steps: Ste
   } as const
   const manifest = checkMeasurement(measured, policy, steps) // 9
   checkOwner('owner', hostData, policy.owner, steps) // 10
-  checkBinding(reportData, nonce, steps) // 11
+  const behind = await checkSession(p, parts.vtpm, rules, given, steps) // 11
+  if (behind === null) checkBinding(reportData, nonce, steps)
   const pin = endorsement.chipId && platformPin(p, endorsement.chipId)
   checkPlatform(pin, policy, steps) // 12
 
@@ -289,6 +312,8 @@ async function appraiseSnp(items: Items, given: Given, p: Primitives, steps: Ste
     guestSvn: report.guestSvn,
     vmpl: report.vmpl,
     manifestVersion: manifest?.version ?? null,
+    vouched: behind?.vouched ?? snpVouched(policy),
+    vtpm: behind?.vtpm ?? null,
     validUntil: earliest(
       chain.leaf.notAfter,
       chain.intermediate.notAfter,

@@ -7,6 +7,8 @@ import { jsonReaders, type Read } from './json.ts'
 import type { ReferenceValues } from './reference-values.ts'
 import { type Product, products, type Tcb, tcbParts } from './snp/tcb.ts'
 import { type AcceptableStatus, acceptableStatuses } from './tdx/tcb.ts'
+import type { PcrSelection } from './tpm/attest.ts'
+import { type Component, components } from './vouching.ts'
 
 /** `waive` says why, in words that the owner reads at each unlock. */
 export type Rule<T> = Readonly<{ require: T } | { waive: string }>
@@ -85,8 +87,29 @@ export type TdxRules = Readonly<{
   /** What single registers may hold; `measurement` covers MRTD, RTMR1 and RTMR2 together. */
   registers: Rule<Readonly<Partial<Record<Register, readonly Uint8Array[]>>>>
 }>
+/**
+ * For machines behind a paravisor, where the hardware report speaks of the provider's firmware and a vTPM of the rest.
+ * `measurement` is then that firmware's, and `owner` has to be waived: the provider sets no host data.
+ */
+export type VtpmRules = Readonly<{
+  /** The registers that a quote must show, in ascending order: chosen here, not by the sender. */
+  selection: PcrSelection & Readonly<{ bank: 'SHA-256' | 'SHA-384' }>
+  /** The boot log is there and leads to every register of the selection. */
+  eventLog: Rule<'replays'>
+  secureBoot: Rule<'on'>
+  /** The provider's serial console. */
+  console: Rule<'off'>
+  /** What single registers may hold. */
+  registers: Rule<ReadonlyMap<number, readonly Uint8Array[]>>
+  /** Registers that vouch for each part of what runs. */
+  vouches: Readonly<Record<Component, Rule<readonly number[]>>>
+}>
 /** How a rule is called in verdicts. */
-export type RuleKey = RuleName | `tdx.${keyof TdxRules}`
+export type RuleKey =
+  | RuleName
+  | `tdx.${keyof TdxRules}`
+  | `vtpm.${Exclude<keyof VtpmRules, 'selection' | 'vouches'>}`
+  | `vtpm.vouches.${Component}`
 
 /** Evidence signed by silicon that somebody made up. Names whose: SHA-256 of that vendor's root certificate. */
 export type SimulatedEvidence = Readonly<{ rootSha256: readonly Uint8Array[]; reason: string }>
@@ -95,6 +118,8 @@ export type Policy = Rules &
   Readonly<{
     /** Null: no TDX evidence is accepted. */
     tdx: TdxRules | null
+    /** Null: none behind a paravisor is. Else every machine must be behind one. */
+    vtpm: VtpmRules | null
     acceptSimulatedEvidence: false | SimulatedEvidence
   }>
 
@@ -150,6 +175,7 @@ export function standardPolicy(context: OwnerContext): Policy {
     owner: { require: launchHash },
     platform,
     tdx: standardTdxRules(context),
+    vtpm: null,
     acceptSimulatedEvidence: false,
   }
 }
@@ -240,6 +266,24 @@ const requiredTdx: { [K in keyof TdxRules]: Read<TdxRules[K] extends Rule<infer 
   registers: recordOf(registers, listOf(hexOf(48), ANY)),
 }
 
+const PCRS = 24
+const pcr = integer(PCRS - 1)
+const ascending =
+  (bounds: Readonly<{ min: number; max: number }>): Read<number[]> =>
+  (json, name) => {
+    const pcrs = listOf(pcr, bounds)(json, name)
+    const sorted = pcrs.every((number, i) => i === 0 || number > (pcrs[i - 1] as number))
+    return sorted ? pcrs : invalid(`${name}: expected numbers in ascending order`)
+  }
+const pcrList = ascending({ min: 1, max: PCRS })
+const pcrNames = Array.from({ length: PCRS }, (_, i) => `pcr${i}`)
+const digest: Read<Uint8Array> = (json, name) =>
+  hexOf(typeof json === 'string' && json.length === 96 ? 48 : 32)(json, name)
+const pcrValues: Read<Map<number, Uint8Array[]>> = (json, name) => {
+  const values = recordOf(pcrNames, listOf(digest, ANY))(json, name)
+  return new Map(Object.entries(values).map(([key, approved]) => [Number(key.slice(3)), approved as Uint8Array[]]))
+}
+
 const ruleOf =
   <T>(read: Read<T>): Read<Rule<T>> =>
   (json, name) =>
@@ -250,12 +294,19 @@ const ruleOf =
 const rulesOf = <R extends Readonly<Record<string, Read<unknown>>>>(reads: R) =>
   Object.fromEntries(Object.entries(reads).map(([name, read]) => [name, ruleOf(read)]))
 const tdxRules = fields(rulesOf(requiredTdx)) as Read<unknown> as Read<TdxRules>
+const vtpmRules = fields({
+  selection: fields({ bank: word('SHA-256', 'SHA-384'), pcrs: pcrList }),
+  ...rulesOf({ eventLog: word('replays'), secureBoot: word('on'), console: word('off'), registers: pcrValues }),
+  vouches: fields(rulesOf(Object.fromEntries(components.map(component => [component, pcrList])))),
+}) as Read<unknown> as Read<VtpmRules>
+const vtpm: Read<VtpmRules | null> = (json, name) => (json === null ? null : vtpmRules(json, name))
 const tdx: Read<TdxRules | null> = (json, name) => (json === null ? null : tdxRules(json, name))
 const simulated: Read<false | SimulatedEvidence> = (json, name) =>
   json === false ? false : fields({ rootSha256: listOf(hexOf(32), ANY), reason: text })(json, name)
 const policy = fields({
   ...rulesOf(required),
   tdx,
+  vtpm,
   acceptSimulatedEvidence: simulated,
 }) as Read<unknown> as Read<Policy>
 

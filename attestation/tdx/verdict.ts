@@ -7,11 +7,16 @@ import { intelRoots } from '../certificates/roots.ts'
 import { type Certificate, parseCertificate } from '../certificates/x509.ts'
 import { Malformed, Rejection, type Step, Unsupported } from '../errors.ts'
 import type { EvidenceKind } from '../evidence.ts'
+import { decodeEventLog, type EventLog } from '../event-log/log.ts'
+import { ccelDigests, checkReplay, replayRtmrs } from '../event-log/replay.ts'
 import type { Policy, TdxRules } from '../policy.ts'
 import type { Primitives } from '../primitives/primitives.ts'
 import type { ManifestEntry } from '../reference-values.ts'
 import { checkAnchor, checkBinding, checkMeasurement, checkPlatform, earliest } from '../rules.ts'
 import type { Steps } from '../steps.ts'
+import { checkTdQuoteMatches } from '../tpm/hcl.ts'
+import { checkSession, decodeVtpm, type Vtpm, vtpmKinds, vtpmRules } from '../tpm/verdict.ts'
+import { type Vouched, vouchedByHardware } from '../vouching.ts'
 import {
   checkSigner,
   decodeTdxCollateral,
@@ -46,11 +51,20 @@ import { checkModule, checkQuotingEnclave, evaluateTcb, type TcbStanding } from 
 
 export type Items = ReadonlyMap<EvidenceKind, Uint8Array>
 /** Read before anything is verified. */
-export type TdxParts = Readonly<{ quote: Quote; chain: Chain; carried: TdxCollateral }>
+export type TdxParts = Readonly<{
+  quote: Quote
+  chain: Chain
+  carried: TdxCollateral
+  vtpm: Vtpm | null
+  /** The boot log of a TD without a paravisor. */
+  log: EventLog | null
+}>
 
 export function decodeTdxParts(items: Items): TdxParts {
+  const vtpm = decodeVtpm(items)
+  const read: readonly EvidenceKind[] = ['tdx-quote', 'collateral', ...(vtpm === null ? ['ccel' as const] : vtpmKinds)]
   for (const kind of items.keys()) {
-    if (kind === 'tdx-quote' || kind === 'collateral') continue
+    if (read.includes(kind)) continue
     // What goes unread could contradict what is read.
     throw new Unsupported('format', 'unsupported-kind', `evidence of kind "${kind}" does not go with a TDX quote`)
   }
@@ -59,6 +73,7 @@ export function decodeTdxParts(items: Items): TdxParts {
   const quote = decodeQuote(bytes)
   const [leaf, intermediate, root] = decodePem(quote.chain, 3, 'quote')
   const carried = items.get('collateral')
+  const log = items.get('ccel')
   return {
     quote,
     chain: {
@@ -67,6 +82,8 @@ export function decodeTdxParts(items: Items): TdxParts {
       root: parseCertificate(root as Uint8Array, 'root'),
     },
     carried: carried === undefined ? noTdxCollateral : decodeTdxCollateral(carried),
+    vtpm,
+    log: log === undefined ? null : decodeEventLog(log),
   }
 }
 
@@ -150,12 +167,28 @@ function stand(quote: Quote, platform: Platform, { info, identity }: Published):
   return evaluateTcb({ info, identity, platform, qe: quote.qe, td: quote.td })
 }
 
+/** A log that was sent along must be true: it leads to the registers of the quote. */
+function checkLog(p: Primitives, log: EventLog, td: Quote['td'], steps: Steps): void {
+  const replayed = new Map(replayRtmrs(p, ccelDigests(log)).entries())
+  const signed = new Map([td.rtmr0, td.rtmr1, td.rtmr2, td.rtmr3].entries())
+  checkReplay('RTMR', replayed, signed, [0, 1, 2, 3])
+  steps.passed('measurement', `${log.events.length} events lead to the registers of the quote`)
+}
+
+/** Of a direct boot (`tdMeasurement`): firmware, kernel, then command line and initrd with the root of the disk's hash. */
+const tdxVouched = (policy: Policy, rules: TdxRules): Vouched =>
+  vouchedByHardware(
+    { firmware: 'MRTD', kernel: 'RTMR1', commandLine: 'RTMR2', rootFileSystem: 'RTMR2' },
+    { measured: 'require' in policy.measurement, owned: 'require' in rules.mrConfigId ? 'MRCONFIGID' : null },
+  )
+
 /** The numbered list of `attestation/README.md`. Every line throws a Refusal or lets pass. */
 export async function appraiseTdx(items: Items, given: Given, p: Primitives, steps: Steps): Promise<TdxClaims> {
   const { policy, nonce, now } = given
   const { tdx: rules } = policy
   if (rules === null) throw new Rejection('product', 'product', 'the policy accepts no Intel TDX')
-  const { quote, chain, carried } = decodeTdxParts(items) // 1
+  const { quote, chain, carried, vtpm, log } = decodeTdxParts(items) // 1
+  const behindRules = vtpmRules(policy, vtpm)
   const { td } = quote
   const context: Context = { p, policy, rules, now, steps, part: partOf(given.collateral.tdx, carried) }
   steps.passed('format', `quote version ${quote.version} with TD report ${td.current === null ? '1.0' : '1.5'}`)
@@ -194,8 +227,11 @@ export async function appraiseTdx(items: Items, given: Given, p: Primitives, ste
   } as const
   const manifest = checkMeasurement(measured, policy, steps) // 9
   checkRegisters(td, rules, steps)
+  if (log !== null) checkLog(p, log, td, steps)
   checkTdOwner(td, rules, steps) // 10
-  checkBinding(td.reportData, nonce, steps) // 11
+  if (vtpm !== null) checkTdQuoteMatches(vtpm.hcl, td)
+  const behind = await checkSession(p, vtpm, behindRules, given, steps) // 11
+  if (behind === null) checkBinding(td.reportData, nonce, steps)
   const pin = platformPin(p, platform)
   checkPlatform(pin, policy, steps) // 12
 
@@ -210,6 +246,8 @@ export async function appraiseTdx(items: Items, given: Given, p: Primitives, ste
       published && Math.min(published.info.tcbEvaluationDataNumber, published.identity.tcbEvaluationDataNumber),
     td,
     manifestVersion: manifest?.version ?? null,
+    vouched: behind?.vouched ?? tdxVouched(policy, rules),
+    vtpm: behind?.vtpm ?? null,
     validUntil: earliest(
       chain.leaf.notAfter,
       chain.intermediate.notAfter,

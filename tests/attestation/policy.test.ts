@@ -26,6 +26,7 @@ const file = {
   owner: { require: digest(32, 'c3') },
   platform: { require: [digest(32, 'd4')] },
   tdx: null as unknown,
+  vtpm: null as unknown,
   acceptSimulatedEvidence: false as unknown,
 }
 type File = Record<string, unknown>
@@ -125,7 +126,8 @@ test('the presets differ in nothing but whose silicon they accept', async t => {
   t.false(real)
   t.truthy(simulated)
   t.deepEqual(standard.product, { require: ['Genoa', 'Siena', 'Turin'] }) // not Milan
-  const { tdx, ...rules } = standard
+  const { tdx, vtpm, ...rules } = standard
+  t.is(vtpm, null)
   for (const rule of [...Object.values(rules), ...Object.values(tdx ?? {})]) {
     if ('waive' in rule) t.true(rule.waive.length > 10)
   }

@@ -36,5 +36,6 @@ export const lenient: Policy = {
     mrOwnerConfig: { waive },
     registers: { waive },
   },
+  vtpm: null,
   acceptSimulatedEvidence: false,
 }
