@@ -88,7 +88,7 @@ const rows: Record<string, Row> = {
     evidence: quote =>
       encodeEvidence([
         ['tdx-quote', quote],
-        ['tcg-log', bytes('00')],
+        ['certs', bytes('00')],
       ]),
   },
   'collateral that is none': {
