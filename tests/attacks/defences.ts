@@ -83,7 +83,10 @@ export const defences: Readonly<Record<number, readonly Defence[]>> = {
     never(attester, 'transcript.length !== 32'),
     edit(attester, "quote(reportData(p, purpose, 'pod', transcript))", 'quote(transcript)'),
   ],
-  18: [never('runtime/keyholder/control.ts', '!session.window.accept(n)')],
+  18: [
+    never('runtime/keyholder/control.ts', '!session.window.accept(n)'),
+    never('runtime/api/carrier.ts', '!this.#session.window.accept(this.#n)'),
+  ],
   19: [never(streams, '!this.#complete')],
   20: [
     edit(streams, 'nonce.setUint32(7, index)', 'nonce.setUint32(7, 0)'),

@@ -1,5 +1,5 @@
 /** The rows of PROTOCOL section 6 that this version must stand, by number. */
-import type { Attack } from './outcome.ts'
+import { type Attack, each } from './outcome.ts'
 import * as evidence from './rows/evidence.ts'
 import * as keys from './rows/keys.ts'
 import * as limits from './rows/limits.ts'
@@ -30,7 +30,11 @@ export const rows: Readonly<Record<number, Row>> = {
   15: { name: 'reflection between attesting peers', attack: evidence.reflection },
   16: { name: 'quote of another protocol as session quote', attack: evidence.crossProtocolQuote },
   17: { name: 'raw quotes for a service', attack: evidence.rawQuote },
-  18: { name: 'request replayed, or held back', attack: session.requestReplay },
+  18: {
+    name: 'request replayed, or held back',
+    attack: () => each([session.requestReplay(), limits.applicationReplay()]),
+    processes: true,
+  },
   19: { name: 'upload or download cut', attack: session.truncation },
   20: { name: 'frames swapped, doubled or spliced', attack: session.frameSplice },
   21: { name: 'path read on the wire', attack: session.readingTheWire },

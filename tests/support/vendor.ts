@@ -37,9 +37,10 @@ async function keyPair(pkcs8: Uint8Array): Promise<CryptoKeyPair> {
   return { privateKey, publicKey }
 }
 
-function cacheFolder(): string {
+/** What tests of this user make once and share; worth nothing to anybody else. */
+export function cacheFolder(): string {
   const uid = process.getuid?.() ?? 0
-  const folder = join(tmpdir(), `attested-pod-test-vendor-${uid}`)
+  const folder = join(tmpdir(), `attested-pod-tests-${uid}`)
   mkdirSync(folder, { recursive: true, mode: 0o700 })
   const found = statSync(folder)
   if (found.uid !== uid || (found.mode & 0o077) !== 0) throw new Error(`${folder} is not this user's alone; delete it`)

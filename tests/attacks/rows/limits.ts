@@ -1,16 +1,18 @@
-/** Rows 22, 26 and 45: somebody at the pod's door listens to how he is refused, or brings too much. Real processes. */
+/** Rows 18 (at the api), 22, 26 and 45: somebody at the pod's door listens to how he is refused, or brings too much. Real processes. */
 import { request as httpRequest } from 'node:http'
+import { Rejection } from '../../../attestation/errors.ts'
 import { AUTH_CAP, auth, clientHello, routingId, SUITE } from '../../../attestation/session/index.ts'
 import { encodeAs } from '../../../attestation/wire.ts'
+import type { Fetch } from '../../../client/session/carrier.ts'
 import { status } from '../../../client/session/release.ts'
 import { connect } from '../../../client/session/session.ts'
 import { CONTENT_TYPE, MIN_FAILURE_MS } from '../../../runtime/edge/exchange.ts'
 import { GLOBAL, PER_SOURCE } from '../../../runtime/edge/buckets.ts'
 import { RealPod, realOptions } from '../../support/real-pod.ts'
-import { filled, p, type Person, type World, world } from '../../support/world.ts'
+import { filled, p, type Person, urlOf, type World, world } from '../../support/world.ts'
 import { withEvidence } from '../impostor.ts'
 import { prepareAuth } from '../intruder.ts'
-import { type Attack, codeOf, type Outcome } from '../outcome.ts'
+import { type Attack, codeOf, type Outcome, refusedFor } from '../outcome.ts'
 
 async function withPod(use: (pod: RealPod, world: World) => Promise<Outcome>): Promise<Outcome> {
   const here = await world()
@@ -85,6 +87,25 @@ export const errorOracle: Attack = () =>
       }
     }
     return 'refused'
+  })
+
+/** 18, at the api: what carried a request is sent again as it stands. */
+export const applicationReplay: Attack = () =>
+  withPod(async (pod, { owner }) => {
+    const sent: Parameters<Fetch>[] = []
+    const tap: Fetch = (...args) => {
+      if (urlOf(args[0]).pathname.startsWith('/pas/s/')) sent.push(args)
+      return fetch(...args)
+    }
+    const session = await connect(pod.url, owner, { ...realOptions, fetch: tap })
+    await (await session.request('GET', '/v1/status')).bytes()
+    const [[url, init]] = sent as [Parameters<Fetch>]
+    const { signal: _, ...again } = init as RequestInit
+    return refusedFor('replay', async () => {
+      const response = await fetch(url, again)
+      if (response.status === 400) throw new Rejection('session', 'replay', 'the constant error')
+      return response.ok
+    })
   })
 
 async function residentBytes(pod: RealPod): Promise<number> {
