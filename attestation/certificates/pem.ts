@@ -8,7 +8,11 @@ const block = /-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/\n]+={0,2})\n-----END C
 function fromBase64(text: string, name: string): Uint8Array {
   try {
     const binary = atob(text)
-    if (btoa(binary) === text) return Uint8Array.from(binary, letter => letter.charCodeAt(0))
+    if (btoa(binary) === text) {
+      const bytes = new Uint8Array(binary.length)
+      for (let i = 0; i < bytes.length; i++) bytes[i] = binary.charCodeAt(i)
+      return bytes
+    }
   } catch {}
   throw new Malformed(`${name}: a certificate is not base64`)
 }

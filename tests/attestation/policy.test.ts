@@ -56,7 +56,56 @@ for (const name of Object.keys(file)) {
   })
 }
 
+const tdxFile = {
+  padding: { require: 'zero' },
+  fmspc: { require: ['90c06f000000'] },
+  collateral: { require: { minimumEvaluationDataNumber: 17 } },
+  tcbStatus: { require: { SWHardeningNeeded: ['INTEL-SA-00615'], TdRelaunchAdvised: [] } },
+  minimumTcbDate: { require: '2025-11-12' },
+  attributes: { require: '0x40000000' },
+  septVeDisable: { require: 'on' },
+  xfam: { require: '0x6dbe7' },
+  serviceTd: { require: [] },
+  mrConfigId: { require: digest(48, 'c3') },
+  mrOwner: { waive: 'not here' },
+  mrOwnerConfig: { require: digest(48, '00') },
+  registers: { require: { mrTd: [digest(48, 'd5')], rtmr3: [digest(48, '00')] } },
+}
+const withTdx = (change: File): File => ({ tdx: { ...tdxFile, ...change } })
+
+test('the rules for TDX read likewise, and are absent by name only', t => {
+  t.is(load().tdx, null)
+  const { tdx } = load({ tdx: tdxFile })
+  t.deepEqual(tdx?.minimumTcbDate, { require: Date.parse('2025-11-12T00:00:00Z') / 1000 })
+  t.deepEqual(tdx?.attributes, { require: 0x4000_0000n })
+  t.deepEqual(tdx?.serviceTd, { require: [] })
+  t.deepEqual(tdx?.tcbStatus as unknown, tdxFile.tcbStatus as unknown)
+  t.deepEqual(tdx?.mrOwner, { waive: 'not here' })
+  t.deepEqual(Object.keys(tdx ?? {}).toSorted(), Object.keys(lenient.tdx ?? {}).toSorted())
+})
+
+for (const name of Object.keys(tdxFile)) {
+  test(`a policy without "tdx.${name}" does not load`, t => {
+    const rest = Object.fromEntries(Object.entries(tdxFile).filter(([other]) => other !== name))
+    t.throws(() => load({ tdx: rest }), { instanceOf: Malformed, message: new RegExp(`"${name}" is missing`) })
+  })
+}
+
 const invalid: Record<string, File> = {
+  'an unknown rule for TDX': withTdx({ mrSeam: { waive: 'unknown' } }),
+  'rules for TDX that are none': { tdx: false },
+  'a status that nobody may accept': withTdx({ tcbStatus: { require: { Revoked: [] } } }),
+  'a status below every level': withTdx({ tcbStatus: { require: { NotSupported: [] } } }),
+  'a status without advisories': withTdx({ tcbStatus: { require: { OutOfDate: true } } }),
+  'an advisory without a name': withTdx({ tcbStatus: { require: { OutOfDate: [' '] } } }),
+  'an evaluation by a word': withTdx({ collateral: { require: 'current' } }),
+  'a time for a day': withTdx({ minimumTcbDate: { require: '2025-11-12T00:00:00Z' } }),
+  'a day that does not exist': withTdx({ minimumTcbDate: { require: '2025-02-30' } }),
+  'a day as a number': withTdx({ minimumTcbDate: { require: 1762905600 } }),
+  'an unknown register': withTdx({ registers: { require: { rtmr4: [digest(48, '00')] } } }),
+  'a register of SHA-256': withTdx({ registers: { require: { rtmr3: [digest(32, '00')] } } }),
+  'an empty list of processors': withTdx({ fmspc: { require: [] } }),
+  'a launch hash of SHA-256': withTdx({ mrConfigId: { require: digest(32, 'c3') } }),
   'an unknown rule': { debugging: { require: 'forbidden' } },
   'a rule both required and waived': { debug: { require: 'forbidden', waive: 'both' } },
   'a rule of neither': { debug: {} },
@@ -126,6 +175,9 @@ test('the presets differ in nothing but whose silicon they accept', async t => {
   t.false(real)
   t.truthy(simulated)
   t.deepEqual(standard.product, { require: ['Genoa', 'Siena', 'Turin'] }) // not Milan
+  t.deepEqual(standard.tdx?.tcbStatus, { require: {} }) // up to date and nothing else
+  t.deepEqual(standard.tdx?.serviceTd, { require: [] })
+  t.deepEqual(standard.tdx?.mrConfigId, { require: context.launchHash384 })
   const { tdx, vtpm, ...rules } = standard
   t.is(vtpm, null)
   for (const rule of [...Object.values(rules), ...Object.values(tdx ?? {})]) {

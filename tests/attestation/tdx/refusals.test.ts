@@ -890,6 +890,12 @@ test('collateral that was given counts before collateral that the host sent', as
   t.like(await appraise(send(revoked), none), { accepted: false, code: 'certificate-revoked' })
 })
 
+test('an SGX quote is refused by name', async t => {
+  const { evidence, given } = await good({ quote: quote => patched(quote, 4, [0]) })
+  const found = await appraise(evidence, given)
+  t.true(!found.accepted && /SGX/.test(found.detail))
+})
+
 test('a quote that somebody signed with a key of their own is not enough', async t => {
   const { quote, given } = await good()
   const forged = flipped(quote, V5_BODY + 136)
