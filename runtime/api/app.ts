@@ -1,4 +1,5 @@
 /** The routes as a Koa application: phase, grant, idempotency and errors in one place, before and after every handler. */
+import { Readable } from 'node:stream'
 import Koa from 'koa'
 import type { Logger } from 'pino'
 import { fromHex, utf8 } from '../../attestation/bytes.ts'
@@ -111,6 +112,10 @@ export function createApp(routes: readonly Route[], { p, log, view, data }: Surr
       checkPhase(found.route, call.state.pod)
       checkGrant(found.route, call.state)
       await once(p, call, async () => found.route[4](call))
+      if (call.body instanceof Readable) {
+        call.respond = false
+        call.res.send(call.body)
+      }
     } catch (error) {
       answerError(call, error, log)
     }

@@ -1,27 +1,22 @@
 /**
  * Application streams (PROTOCOL 2.5): the sealed request is opened piece by piece into what Koa takes for node's
- * request, and what Koa writes is sealed piece by piece. Nothing of a request acts before its head has opened and its
+ * request (what Koa writes: response.ts). Nothing of a request acts before its head has opened and its
  * number has passed the session's window.
  */
-import { Writable } from 'node:stream'
 import { Malformed, Rejection } from '../../attestation/errors.ts'
 import type { SyncPrimitives } from '../../attestation/primitives/primitives.ts'
 import {
   decodePadded,
-  encodePadded,
   FRAME_BYTES,
   type FrameOpener,
-  type FrameSealer,
   type RequestHead,
   requestHead,
   requestOpener,
-  responseHead,
   responseSealer,
 } from '../../attestation/session/index.ts'
 import { type LinkStream, reset } from '../link.ts'
+import { SealedResponse } from './response.ts'
 import type { Session } from './sessions.ts'
-
-const nothing = new Uint8Array(0)
 
 /** What Koa reads of node's IncomingMessage; the body comes by {@link SealedRequest.body} or by iteration. */
 export class SealedRequest implements AsyncIterable<Uint8Array> {
@@ -65,6 +60,10 @@ export class SealedRequest implements AsyncIterable<Uint8Array> {
   answered(): void {
     this.#isAnswered = true
     this.#takeChunks()
+  }
+  /** The carrier ended before the last frame. */
+  breakOff(): void {
+    if (!this.#complete) this.fail(new Malformed('the request broke off', 'session'))
   }
   fail(error: Error): void {
     if (this.#complete) return
@@ -122,111 +121,6 @@ export class SealedRequest implements AsyncIterable<Uint8Array> {
 
 const asBuffer = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
-/** What Koa writes to as node's ServerResponse. The head is sealed with the first bytes of the body. */
-export class SealedResponse extends Writable {
-  statusCode = 404
-  headersSent = false
-  readonly #stream: LinkStream
-  readonly #sealer: FrameSealer
-  readonly #headers = new Map<string, string>()
-
-  constructor(stream: LinkStream, sealer: FrameSealer) {
-    super({ highWaterMark: 2 * FRAME_BYTES, decodeStrings: true })
-    this.#stream = stream
-    this.#sealer = sealer
-    this.on('error', () => {}) // the client is gone: nobody is left to tell
-  }
-
-  setHeader(name: string, value: string | number | readonly string[]): void {
-    this.#headers.set(name.toLowerCase(), String(value))
-  }
-  getHeader(name: string): string | undefined {
-    return this.#headers.get(name.toLowerCase())
-  }
-  hasHeader(name: string): boolean {
-    return this.#headers.has(name.toLowerCase())
-  }
-  removeHeader(name: string): void {
-    this.#headers.delete(name.toLowerCase())
-  }
-  getHeaders(): Record<string, string> {
-    return Object.fromEntries(this.#headers)
-  }
-  getHeaderNames(): string[] {
-    return [...this.#headers.keys()]
-  }
-
-  /** Sends the head now. */
-  flushHeaders(): void {
-    if (!this.headersSent) this.#sendAhead([this.#head()], false)
-  }
-  /** An empty frame: the stream is alive (2.5). */
-  keepAlive(): void {
-    if (!this.#sealer.ended) this.#sendAhead([nothing], false)
-  }
-
-  /** Sends what nobody waits for. */
-  #sendAhead(frames: readonly Uint8Array[], last: boolean): void {
-    try {
-      this.#send(frames, last)?.catch(() => this.destroy())
-    } catch {
-      this.destroy()
-    }
-  }
-
-  #head(): Uint8Array {
-    this.headersSent = true
-    const headers = [...this.#headers].map(([name, value]) => ({ name, value }))
-    return encodePadded(responseHead, { status: this.statusCode, headers })
-  }
-
-  /** These frames in one piece of the carrier. */
-  #send(frames: readonly Uint8Array[], last: boolean): Promise<void> | void {
-    let size = 0
-    for (const frame of frames) size += this.#sealer.size(frame.length)
-    const carrier = new Uint8Array(size)
-    let at = 0
-    for (const [i, frame] of frames.entries()) {
-      const isLast = last && i === frames.length - 1
-      // Synchronous with node's primitives; what the first frame's salt adds is counted for each, hence the cut below.
-      at += this.#sealer.sealInto(frame, isLast, carrier.subarray(at)) as number
-    }
-    const sealed = carrier.subarray(0, at)
-    return last ? this.#stream.end(sealed) : this.#stream.write(sealed)
-  }
-
-  /** The usual case, an answer in one piece, costs one write. */
-  override end(...args: unknown[]): this {
-    const [chunk] = args
-    const body = typeof chunk === 'string' ? Buffer.from(chunk) : chunk instanceof Uint8Array ? chunk : null
-    const whole = !this.headersSent && this.writableLength === 0 && (body === null || body.length <= FRAME_BYTES)
-    if (!whole || typeof chunk === 'function') return super.end(...(args as []))
-    const head = this.#head()
-    this.#sendAhead(body === null ? [head] : [head, body], true)
-    return super.end()
-  }
-  override _write(chunk: Uint8Array, _encoding: string, done: (error?: Error | null) => void): void {
-    this.#writeFrames(chunk).then(() => done(), done)
-  }
-  async #writeFrames(chunk: Uint8Array): Promise<void> {
-    if (!this.headersSent) await this.#send([this.#head()], false)
-    for (let at = 0; at < chunk.length; at += FRAME_BYTES) {
-      const waiting = this.#send([chunk.subarray(at, at + FRAME_BYTES)], false)
-      if (waiting !== undefined) await waiting
-    }
-  }
-  override _final(done: (error?: Error | null) => void): void {
-    this.#writeLast().then(() => done(), done)
-  }
-  async #writeLast(): Promise<void> {
-    if (!this.#sealer.ended) await this.#send(this.headersSent ? [nothing] : [this.#head()], true)
-  }
-  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
-    if (!this.#sealer.ended) this.#stream.reset(reset.gone)
-    done(error)
-  }
-}
-
 export type Handle = (request: SealedRequest, response: SealedResponse) => void
 
 /** Everything a stream becomes, from its first byte to its last. A refused one is reset with the one code there is. */
@@ -256,8 +150,8 @@ export class Exchange {
   }
 
   #over(): void {
-    this.#request?.fail(new Malformed('the request broke off', 'session'))
-    this.#response?.destroy()
+    this.#request?.breakOff()
+    this.#response?.over()
   }
 
   /** PROTOCOL 2.8: whatever is wrong with the bytes, the answer is the same. */
@@ -286,8 +180,7 @@ export class Exchange {
 
   #answer(request: SealedRequest): void {
     const sealer = responseSealer(this.#p, this.#session.keys, this.#n)
-    this.#response = new SealedResponse(this.#stream, sealer)
-    this.#response.once('close', () => request.answered())
+    this.#response = new SealedResponse(this.#stream, sealer, () => request.answered())
     this.#handle(request, this.#response)
   }
 

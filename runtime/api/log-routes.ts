@@ -52,22 +52,21 @@ export async function events(call: Call): Promise<void> {
 
 /** Pulled by the client's reading: a slow one holds up nobody and piles up nothing. */
 async function* tell(call: Call, source: Events, from: number): AsyncGenerator<string> {
-  const gone = Promise.withResolvers<void>()
-  call.res.once('close', gone.resolve)
-  for (let next = from; !call.res.destroyed; ) {
+  let wake = () => {}
+  void call.res.closed.then(() => wake())
+  for (let next = from; !call.res.isOver; ) {
     const happens = source.next
     const found = await source.since(call.state.session, next)
     for (const event of found) {
       yield eventText(call.state.session, event)
       next = event.seq + 1
     }
-    if (found.length > 0) continue
-    await quietUntil(Promise.race([happens, gone.promise]), () => call.res.keepAlive())
+    if (found.length > 0 || call.res.isOver) continue
+    const timer = setInterval(() => call.res.keepAlive(), KEEP_ALIVE_MS)
+    await new Promise<void>(resolve => {
+      wake = resolve
+      void happens.then(resolve)
+    })
+    clearInterval(timer)
   }
-}
-
-async function quietUntil(something: Promise<void>, keepAlive: () => void): Promise<void> {
-  const timer = setInterval(keepAlive, KEEP_ALIVE_MS)
-  await something
-  clearInterval(timer)
 }

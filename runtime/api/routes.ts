@@ -5,12 +5,13 @@
 import type Koa from 'koa'
 import type { Phase } from '../edge/verbs.ts'
 import type { GrantVerb } from '../keyholder/verbs.ts'
-import type { SealedRequest, SealedResponse } from './carrier.ts'
+import type { SealedRequest } from './carrier.ts'
 import type { Data } from './data.ts'
 import * as files from './files-routes.ts'
 import * as items from './items-routes.ts'
 import * as log from './log-routes.ts'
 import * as memories from './memories-routes.ts'
+import type { SealedResponse } from './response.ts'
 import type { Session } from './sessions.ts'
 
 export type ApiPhase = Extract<Phase, 'locked' | 'opening' | 'unlocked' | 'suspect'>
