@@ -2,6 +2,7 @@
  * PAS/1 over any HTTP (PROTOCOL 2.5, 2.8): four outer outcomes, none of them believed. What is not 200 is only ever a
  * reason to stop, to wait or to shake hands anew; what is 200 has still to open under a session's keys.
  */
+import { concat } from '../../attestation/bytes.ts'
 import { Malformed, Rejection, Unavailable } from '../../attestation/errors.ts'
 
 const CONTENT_TYPE = 'application/pas1+cbor'
@@ -59,13 +60,7 @@ export class Carrier {
       if (length > cap) throw new Malformed(`the answer is longer than ${cap} bytes`, 'session')
       chunks.push(chunk)
     }
-    const joined = new Uint8Array(length)
-    let at = 0
-    for (const chunk of chunks) {
-      joined.set(chunk, at)
-      at += chunk.length
-    }
-    return joined
+    return concat(...chunks)
   }
 
   /** Carries stream `n` of a session; the response stream is still sealed. */
