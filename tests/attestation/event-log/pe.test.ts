@@ -1,14 +1,20 @@
 import * as nodeCrypto from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import test from 'ava'
 import fc from 'fast-check'
 import { concat, utf8 } from '../../../attestation/bytes.ts'
 import { type Code, Refusal } from '../../../attestation/errors.ts'
+import { bootFacts } from '../../../attestation/event-log/facts.ts'
+import { decodeEventLog } from '../../../attestation/event-log/log.ts'
 import { authenticode, loadedSections } from '../../../attestation/event-log/pe.ts'
+import { extender, replayPcrs } from '../../../attestation/event-log/replay.ts'
 import { nodePrimitives } from '../../../attestation/primitives/node.ts'
-import { pcr11 } from '../../../attestation/tpm/uki.ts'
+import { applicationsOf, pcr11, pcr4, pcr9 } from '../../../attestation/tpm/uki.ts'
 import { u16, u32 } from '../../support/event-log.ts'
 import { peImage } from '../../support/firmware.ts'
 import { codeOf } from '../../support/refusals.ts'
+import { vectorsDir, vectorTest } from '../../support/vectors.ts'
 
 const p = nodePrimitives(nodeCrypto)
 const sections = [
@@ -105,6 +111,42 @@ test("PCR 11 takes a unified kernel image's sections by name and contents, in th
   }
   t.is(await codeOf(() => pcr11(p, 'SHA-256', peImage([{ name: '.cmdline', content: content('ro') }]))), 'measurement')
 })
+
+test('PCR 4 and 9 take what is started, and what the kernel was given', async t => {
+  const kernel = peImage([{ name: '.text', content: utf8('code') }])
+  const parts = [
+    { name: '.linux', content: kernel },
+    { name: '.cmdline', content: utf8('ro quiet \n\0') },
+  ]
+  const uki = peImage([...parts, { name: '.initrd', content: utf8('initrd') }])
+  const chain = (digests: readonly Uint8Array[]) =>
+    digests.reduce((pcr, one) => p.sha256(pcr, one), new Uint8Array(32) as Uint8Array)
+  const calling = p.sha256(utf8('Calling EFI Application from Boot Option'))
+  const started = [authenticode(p, 'SHA-256', uki), authenticode(p, 'SHA-256', kernel)]
+  t.deepEqual(applicationsOf(p, 'SHA-256', uki), started)
+  t.deepEqual(pcr4(p, 'SHA-256', started), chain([calling, p.sha256(new Uint8Array(4)), ...started]))
+  const cmdline = p.sha256(new Uint8Array(Buffer.from('ro quiet\0', 'utf16le')))
+  t.deepEqual(pcr9(p, 'SHA-256', uki), chain([cmdline, p.sha256(utf8('initrd'))]))
+  t.deepEqual(pcr9(p, 'SHA-256', peImage(parts)), chain([cmdline]))
+  const broken = peImage([{ name: '.cmdline', content: Uint8Array.of(0xff) }])
+  t.is(await codeOf(() => pcr9(p, 'SHA-256', broken)), 'malformed')
+  t.is(await codeOf(() => applicationsOf(p, 'SHA-256', broken)), 'measurement')
+})
+
+vectorTest(
+  'PCR 4 of real machines follows from what their logs say was started',
+  t => {
+    for (const name of ['ubuntu-2404-amd-sevsnp', 'rhel8-uefi', 'cos-101-amd-sev']) {
+      const bytes = readFileSync(join(vectorsDir('vectors') as string, 'eventlog', `${name}.bin`))
+      const log = decodeEventLog(new Uint8Array(bytes))
+      const facts = bootFacts(p, log, 'SHA-256')
+      const started = facts.flatMap(fact => (fact.kind === 'application' ? [fact.authenticode] : []))
+      t.true(started.length >= 2)
+      t.deepEqual(pcr4(p, 'SHA-256', started), replayPcrs(log, extender(p, 'SHA-256')).get(4), name)
+    }
+  },
+  ['vectors'],
+)
 
 test('no bytes make it throw anything but a refusal', t => {
   const mutated = fc
