@@ -180,8 +180,8 @@ export function standardPolicy(context: OwnerContext): Policy {
   }
 }
 
-/** Evaluation 17 was current in the summer of 2025. */
-const EVALUATION_FLOOR = 17
+/** Intel's evaluation of February 2026; a client raises it to the highest that it has seen. */
+const EVALUATION_FLOOR = 18
 const zeros48 = new Uint8Array(48)
 
 function standardTdxRules({ launchHash384 }: OwnerContext): TdxRules {

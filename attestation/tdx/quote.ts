@@ -15,8 +15,6 @@ const INTEL_QE = '939a7233f79c4ca9940a0db3957f0607'
 /** Types of certification data: the quoting enclave's report around a chain of certificates in PEM. */
 const QE_REPORT = 6
 const PCK_CHAIN = 5
-/** Enough for a chain of three; real ones have 3.7 KiB. */
-const CHAIN_CAP = 32 * 1024
 
 /** Bytes 8 to 11 held versions once and are reserved today. They are signed and go unread. */
 const header = layout('quote header', HEADER_SIZE, {
@@ -158,9 +156,7 @@ function readCertification(from: Reader) {
   // 1 to 3 name the platform and leave the certificate to be looked up.
   if (innerType !== PCK_CHAIN)
     unsupported('unsupported-kind', `the quote names its platform by type ${innerType}, expected a certificate chain`)
-  const size = data.field(u32le, 'certificate chain size')
-  if (size > CHAIN_CAP) throw new Malformed(`quote: certificate chain of ${size} bytes, expected at most ${CHAIN_CAP}`)
-  const chain = data.take(size, 'certificate chain')
+  const chain = data.take(data.field(u32le, 'certificate chain size'), 'certificate chain')
   data.end()
   return { qe: enclaveReport.decode(qeReport), qeReport, qeReportSignature, qeAuthData, chain }
 }
