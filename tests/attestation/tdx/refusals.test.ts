@@ -200,7 +200,7 @@ const rows: Record<string, Row> = {
   'a field with more behind it': {
     step: 'format',
     code: 'malformed',
-    sgx: lastField(sgxField('7', bytes('30000500'))),
+    sgx: fields => fields.map((field, i) => (i === 2 ? sgxField('3', bytes('040200000500')) : field)),
   },
   'a configuration without flags': { step: 'format', code: 'malformed', sgx: lastField(sgxField('7', bytes('3000'))) },
   'an FMSPC of another length': {
