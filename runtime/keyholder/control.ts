@@ -114,10 +114,7 @@ async function updatePolicy(pod: Pod, session: Session, encoded: Uint8Array): Pr
   const { commit } = ledger.prepare({ changes: [], buckets: [], control, state, now: pod.clock.now() })
   if (commit === null) throw new TypeError('a control entry is always a commit')
   await pod.commit(ledger, commit)
-  pod.policy = policy
-  pod.encodedPolicy = encoded
-  const unfit = await pod.unfit(policy)
-  pod.end(each => unfit.has(each))
+  await pod.adoptPolicy(policy, encoded)
 }
 
 function status(pod: Pod): ControlAnswer {

@@ -87,8 +87,10 @@ export class Keyholder {
     const auth = decodeAuth(message)
     const awaiting = this.#handshakes.take(auth.sid)
     if (awaiting === null) throw new SessionRefused()
-    const accepted = await acceptAuth(p, awaiting, auth, { ...pod.judging(), monotonicSeconds: monotonic() })
+    const judging = pod.judging()
+    const accepted = await acceptAuth(p, awaiting, auth, { ...judging, monotonicSeconds: monotonic() })
     pod.checkAlive()
+    if (pod.policy !== judging.policy) throw new SessionRefused() // judged by what is no longer the policy
     if (accepted.when !== null) pod.clock.vouch(accepted.when)
     const { displaced } = pod.sessions.add(accepted.session)
     if (displaced !== null) pod.tellEnded([displaced])

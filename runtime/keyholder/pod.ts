@@ -101,6 +101,15 @@ export class Pod {
     return { owner, podId, policy, now: this.clock.now() }
   }
 
+  /** What never goes down, also in a SUSPECT pod, whose log cannot take it up (2.9). */
+  get seen() {
+    return {
+      releaseSeq: this.releaseSequence,
+      policySeq: this.policy?.sequence ?? 0,
+      policy: this.encodedPolicy,
+    }
+  }
+
   /** The log, where keys open rows and leases have not ended; what it is not, by code, where they do not. */
   readable(): Ledger {
     if (this.leases.ended() === 'lock') this.lock()
@@ -124,8 +133,12 @@ export class Pod {
     return unfit
   }
 
-  end(which: (session: Session) => boolean): void {
-    this.tellEnded(this.sessions.end(which))
+  /** The newest policy. Whoever came while it was on its way has been judged by the one before: again, all of them. */
+  async adoptPolicy(policy: OwnerPolicy, encoded: Uint8Array): Promise<void> {
+    this.policy = policy
+    this.encodedPolicy = encoded
+    const unfit = await this.unfit(policy)
+    this.tellEnded(this.sessions.end(session => unfit.has(session)))
   }
   tellEnded(ended: readonly Session[]): void {
     for (let i = 0; i < ended.length; i += MAX_BATCH) {

@@ -110,10 +110,10 @@ async function unlock(pod: Pod, given: Released): Promise<void> {
     await openDisk(pod, given)
     const ledger = await openLedger(pod, given)
     checkSequences(ledger.state, given)
-    const unfit = await judgeAgain(pod, given)
+    await judgeAgain(pod, given)
     const state = checkKeys(pod, ledger.state, given)
     if (ledger.suspicion === null) await pod.inTurn(() => record(pod, ledger, state, given))
-    await takeEffect(pod, ledger, given, unfit, ledger.suspicion === null ? podState.unlocked : podState.suspect)
+    await takeEffect(pod, ledger, given, ledger.suspicion === null ? podState.unlocked : podState.suspect)
   } catch (error) {
     pod.lock()
     throw error
@@ -125,11 +125,11 @@ async function extend(pod: Pod, given: Released): Promise<void> {
   const ledger = pod.readable()
   checkSameStateKey(pod, given)
   await checkKnownHead(pod, ledger, given.knownHead)
-  checkSequences({ ...ledger.state, releaseSeq: pod.releaseSequence }, given)
-  const unfit = await judgeAgain(pod, given)
+  checkSequences({ ...ledger.state, ...pod.seen }, given)
+  await judgeAgain(pod, given)
   const state = checkKeys(pod, ledger.state, given)
   if (ledger.suspicion === null) await record(pod, ledger, state, given)
-  await takeEffect(pod, ledger, given, unfit, pod.phase)
+  await takeEffect(pod, ledger, given, pod.phase)
 }
 
 /** Step (2). */
@@ -211,12 +211,15 @@ function checkSequences(stored: PodState, { release, policy }: Released): void {
   }
 }
 
-/** Step (4). Before the first head is open a credential has been judged by the client's own time alone (row 35). */
-async function judgeAgain(pod: Pod, { policy, by }: Released): Promise<ReadonlySet<Session>> {
+/**
+ * Step (4). Before the first head is open a credential has been judged by the client's own time alone (row 35). Only
+ * live sessions are judged: one that ended meanwhile, displaced by its own device's others, say, releases nothing.
+ */
+async function judgeAgain(pod: Pod, { policy, by }: Released): Promise<void> {
   const unfit = await pod.unfit(policy)
   pod.checkAlive()
-  if (unfit.has(by)) throw new Rejection('credential', 'credential', 'expired or revoked by the newer policy or time')
-  return unfit
+  if (!unfit.has(by) && pod.sessions.live(by.sid) !== null) return
+  throw new Rejection('credential', 'credential', 'expired, ended, or revoked by the newer policy')
 }
 
 /** Step (5): the second barrier against key injection. Returns the pod's state with this release in it. */
@@ -270,15 +273,13 @@ async function takeEffect(
   pod: Pod,
   ledger: Ledger,
   { release, policy, keys }: Released,
-  unfit: ReadonlySet<Session>,
   phase: Pod['phase'],
 ): Promise<void> {
   pod.ledger = ledger
-  pod.policy = policy
-  pod.encodedPolicy = release.policy
   pod.releaseSequence = release.sequence
+  await pod.adoptPolicy(policy, release.policy)
+  pod.checkAlive()
   const grantedAt = pod.clock.now()
   pod.leases.put(keys.map(key => ({ ...key, grantedAt })))
-  pod.end(session => unfit.has(session))
   await pod.enter(phase)
 }

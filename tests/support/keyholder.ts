@@ -3,6 +3,7 @@ import { concat, hex, utf8 } from '../../attestation/bytes.ts'
 import { Unavailable } from '../../attestation/errors.ts'
 import { decodeHead } from '../../attestation/log/head.ts'
 import { slotOf } from '../../attestation/log/map.ts'
+import type { Awaitable } from '../../attestation/primitives/primitives.ts'
 import {
   algorithm,
   auth,
@@ -251,7 +252,7 @@ export class World {
   /** As they were given, not copied: wiped when the release is over. */
   readonly diskKeys: Uint8Array[] = []
   /** Replaces the api's answer where it is not null. */
-  intercept: (request: KeyholderRequest) => ApiAnswer | null | 'gone' = () => null
+  intercept: (request: KeyholderRequest) => Awaitable<ApiAnswer | null | 'gone'> = () => null
   windows: [Uint8Array, Uint8Array][] = []
   quote: (transcript: Uint8Array) => Promise<Uint8Array> = async () => utf8('evidence')
 
@@ -279,7 +280,7 @@ export class World {
       replace: () => void this.heard.push('replace'),
       lock: () => void this.heard.push('lock'),
     },
-    store: { ask: async request => this.#answer(request) },
+    store: { ask: request => this.#answer(request) },
     monotonic: () => this.monotonic,
     delay: ms =>
       new Promise(done => {
@@ -288,9 +289,9 @@ export class World {
       }),
   }
 
-  #answer(request: KeyholderRequest): ApiAnswer {
+  async #answer(request: KeyholderRequest): Promise<ApiAnswer> {
     this.asked.push(request)
-    const instead = this.intercept(request)
+    const instead = await this.intercept(request)
     if (instead === 'gone') throw new Unavailable('gone')
     if (instead !== null) return instead
     switch (request.kind) {

@@ -152,6 +152,21 @@ test('a policy takes effect at once: a revoked device is out, its streams end (r
   await t.throwsAsync(() => world.keyholder.auth(message), refused)
 })
 
+test('a device that a policy revokes gets no session by coming at that very moment', async t => {
+  for (let wait = 0; wait < 24; wait += 3) {
+    const world = new World()
+    const root = await world.unlocked()
+    const device = await world.owner.device(['use'])
+    const { sid, message } = await world.auth(await world.hello(), device)
+    const policy = await world.owner.policy({ sequence: 2, revoked: [device.serial as Uint8Array] })
+    const done = root.control({ kind: 'policy', policy })
+    for (let i = 0; i < wait; i++) await null
+    await world.keyholder.auth(message).catch(() => {})
+    t.is(codeOf(await done), 'status')
+    t.is(codeOf(await world.sealKeys(sid, idOf(1))), 'not-found', `${wait} turns of the microtask queue`)
+  }
+})
+
 test('policies that are not taken', async t => {
   const world = new World()
   const locked = await world.connect()

@@ -280,6 +280,49 @@ test('a session whose credential the release revokes ends with it', async t => {
   )
 })
 
+test('a device that the release revokes gets no session while the release is being written', async t => {
+  const { restart, owner, knownHead } = await usedPod()
+  const device = await owner.device(['use'])
+  owner.revoked = [device.serial as Uint8Array]
+  owner.policySequence = 2
+  const world = restart()
+  const root = await world.connect()
+  let late: Client | null = null
+  world.intercept = async request => {
+    if (request.kind === 'commit') late = await world.connect(device)
+    return null
+  }
+  t.is(codeOf(await root.release({ knownHead })), 'status')
+  t.is(codeOf(await world.sealKeys((late as unknown as Client).sid, idOf(1))), 'not-found')
+})
+
+test('a session that ended while its release was under way releases nothing (step 4)', async t => {
+  const world = new World()
+  const root = await world.unlocked({ time: START + 40 * DAY })
+  const knownHead = await world.known(root)
+  const stolen = new World(world.owner, world.store)
+  const device = await world.owner.device(['use', 'release'])
+  const client = await stolen.connect(device)
+  stolen.intercept = async request => {
+    for (let i = 0; request.kind === 'state' && i < 32; i++) await stolen.connect(device) // the 33rd displaces the first
+    return null
+  }
+  await closes(t, stolen, client, { knownHead }, 'credential')
+})
+
+test('a SUSPECT pod does not go back to an older policy', async t => {
+  const { owner, store, knownHead } = await usedPod()
+  const world = new World(owner, store)
+  const client = await world.connect()
+  const [policy, older] = [await owner.policy({ sequence: 3 }), await owner.policy({ sequence: 2 })]
+  const other = await owner.policy({ sequence: 3, revoked: [filled(16, 1)] })
+  const rolledBack = { knownHead: [knownHead[0] + 1, filled(32, 1)] as [number, Uint8Array] }
+  t.like(await client.release({ ...rolledBack, policy }), { state: podState.suspect })
+  t.is(codeOf(await client.release({ policy: older })), 'policy-sequence')
+  t.is(codeOf(await client.release({ policy: other })), 'policy-sequence')
+  t.is(codeOf(await client.release({ policy })), 'status')
+})
+
 test('a disk set back makes the pod SUSPECT: rows open, nothing is sealed or written (row 27)', async t => {
   const world = new World()
   const client = await world.unlocked()
