@@ -181,7 +181,7 @@ test('what a sender without a reader can make us hold is one window', async t =>
   while (stream.write(new Uint8Array(chunk)) === undefined) sent += chunk
   t.is(sent, WINDOW)
   stream.reset(reset.gone)
-  await sleep(20)
+  for (let waited = 0; unread.length === 0 && waited < 20_000; waited += 20) await sleep(20)
   t.is(unread.length, 1)
   await t.throwsAsync(readAll(unread[0] as LinkStream), { instanceOf: StreamReset })
 })
