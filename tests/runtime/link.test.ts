@@ -278,7 +278,7 @@ test('a peer that dies ends every stream and call with code 4, and nothing new s
   const blocked = (async () => {
     for (;;) await stream.write(new Uint8Array(64 * 1024))
   })()
-  await sleep(10)
+  for (let waited = 0; dying.length === 0 && waited < 20_000; waited += 10) await sleep(10)
   for (const socket of dying) socket.destroy()
   for (const lost of [call, iteration, blocked]) {
     t.is((await t.throwsAsync<StreamReset>(lost, { instanceOf: StreamReset }))?.code, reset.gone)
@@ -418,7 +418,7 @@ test('a peer that opens too many streams is told busy, stream by stream', async 
   t.is(t.throws(() => link.open(utf8('x')), { instanceOf: StreamReset })?.code, reset.busy)
   for (const stream of streams) stream.reset(reset.gone)
   t.notThrows(() => link.open(utf8('x')))
-  await sleep(20)
+  for (let waited = 0; taken < MAX_STREAMS + 1 && waited < 20_000; waited += 20) await sleep(20)
   t.is(taken, MAX_STREAMS + 1)
 
   const opens = Array.from({ length: MAX_STREAMS + 1 }, (_, i) => frame(OPEN, 2 * i + 1, opening('x')))

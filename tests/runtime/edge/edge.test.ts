@@ -421,8 +421,13 @@ test('metrics count, and name nobody', async t => {
   const { url } = await pod(t)
   await bodyOf(await post(`${url}/o/${rid}/pas/s/${sid}`, utf8('12345'), { 'pas-stream': '5' }))
   await bodyOf(await post(`${url}/pas/s/${unknownSid}`, utf8('x'), { 'pas-stream': '5' }))
-  await sleep(5)
-  const text = await (await fetch(`${url}/metrics`)).text()
+  const scrape = async () => (await fetch(`${url}/metrics`)).text()
+  let text = await scrape()
+  // A request is counted when its response has left, which is after its client has it.
+  for (let waited = 0; !/le="\+Inf"\} 2\n/.test(text) && waited < 20_000; waited += 20) {
+    await sleep(20)
+    text = await scrape()
+  }
   t.regex(text, /pod_edge_requests_total\{route="stream",status="200"\} 1\n/)
   t.regex(text, /pod_edge_requests_total\{route="stream",status="400"\} 1\n/)
   t.regex(text, /pod_edge_body_bytes_total\{direction="out"\} 5\n/)
@@ -443,7 +448,9 @@ test('after a replacement new requests go to the successor, and one under way en
   const fresh = await listen(join(run, sockets.apiEdge), stream => void stream.end(utf8('new api')))
   t.teardown(() => fresh.close())
   edge.renew()
-  await sleep(50)
+  const replaced = async () =>
+    (await (await fetch(`${url}/metrics`)).text()).includes('pod_role_replaced_total{role="api"} 1')
+  for (let waited = 0; !(await replaced()) && waited < 20_000; waited += 20) await sleep(20)
   t.deepEqual(await bodyOf(await post(`${url}/pas/s/${sid}`, utf8('x'), { 'pas-stream': '2' })), utf8('new api'))
   goOn.resolve()
   t.deepEqual(await bodyOf(old), utf8('old api'))
