@@ -48,9 +48,10 @@ function checkValidity(certificate: Certificate, now: number): void {
   if (now > notAfter) refuse('certificate-expired', `${commonName} ended ${timeText(notAfter)}`)
 }
 
-function checkExtensions(certificate: Certificate): void {
+function checkExtensions(certificate: Certificate, readElsewhere: readonly string[]): void {
   for (const [id, { critical }] of certificate.extensions) {
-    if (critical && !understood.has(id)) refuse('chain-invalid', `${certificate.commonName}: critical extension ${id}`)
+    if (critical && !understood.has(id) && !readElsewhere.includes(id))
+      refuse('chain-invalid', `${certificate.commonName}: critical extension ${id}`)
   }
 }
 
@@ -76,15 +77,19 @@ export function checkRoot(p: Primitives, root: Certificate, pinned: readonly Uin
   return digest
 }
 
-/** Leaf first: each certificate is signed by the next, all are valid at `now`, and each may do what it does. */
+/**
+ * Leaf first: each certificate is signed by the next, all are valid at `now`, and each may do what it does.
+ * @param readElsewhere critical extensions of the leaf that the caller reads
+ */
 export async function checkPath(
   p: Primitives,
   [leaf, ...authorities]: readonly [Certificate, ...Certificate[]],
   now: number,
+  readElsewhere: readonly string[] = [],
 ): Promise<void> {
   for (const certificate of [leaf, ...authorities]) {
     checkValidity(certificate, now)
-    checkExtensions(certificate)
+    checkExtensions(certificate, certificate === leaf ? readElsewhere : [])
   }
   for (const [authoritiesBelow, authority] of authorities.entries()) checkIssuer(authority, authoritiesBelow)
   if (basicConstraints(leaf).ca) refuse('chain-invalid', `${leaf.commonName} is a certificate authority`)

@@ -9,8 +9,15 @@ import { Der, explicit, oid, tag } from './der.ts'
 
 export type Extension = Readonly<{ critical: boolean; value: Uint8Array }>
 export type PublicKey = Readonly<{ kind: 'rsa'; spki: Uint8Array } | { kind: Curve; point: Uint8Array }>
-/** AMD's certificates have the first, Intel's the second. */
-export type SignatureAlgorithm = 'RSA-PSS SHA-384' | 'ECDSA P-256 SHA-256'
+/** AMD's certificates have the first, Intel's the second, Google's for TPM keys the third. */
+export type SignatureAlgorithm = 'RSA-PSS SHA-384' | 'ECDSA P-256 SHA-256' | 'RSA PKCS1 SHA-256'
+/** What one kind of chain may be made of: what another kind needs is no reason to accept it here. */
+export type Profile = Readonly<{
+  algorithms: readonly SignatureAlgorithm[]
+  /** A leaf may be named by its subject alternative name alone (RFC 5280, 4.1.2.6). */
+  namelessSubject: boolean
+}>
+const siliconProfile: Profile = { algorithms: ['RSA-PSS SHA-384', 'ECDSA P-256 SHA-256'], namelessSubject: false }
 
 export type Certificate = Readonly<{
   der: Uint8Array
@@ -61,6 +68,8 @@ const pss384 = [
 ].map(bytesOf)
 /** ecdsa-with-SHA256, RFC 5758 section 3.2. */
 const ecdsaSha256 = bytesOf('300a06082a8648ce3d040302')
+/** sha256WithRSAEncryption with NULL, RFC 4055 section 5. */
+const rsaSha256 = bytesOf('300d06092a864886f70d01010b0500')
 /** rsaEncryption with NULL, RFC 3279; id-ecPublicKey with a named curve, RFC 5480. */
 const rsaEncryption = bytesOf('300d06092a864886f70d0101010500')
 const curves = [
@@ -73,12 +82,18 @@ function unsupported(what: string, algorithm: Uint8Array): never {
 }
 
 type Algorithm = Readonly<{ der: Uint8Array; name: SignatureAlgorithm }>
+function algorithmName(der: Uint8Array): SignatureAlgorithm | null {
+  if (equal(der, ecdsaSha256)) return 'ECDSA P-256 SHA-256'
+  if (equal(der, rsaSha256)) return 'RSA PKCS1 SHA-256'
+  return pss384.some(known => equal(known, der)) ? 'RSA-PSS SHA-384' : null
+}
+
 /** Inside and outside the signed part it must be the same (RFC 5280, 4.1.1.2). */
-function readAlgorithm(from: Der): Algorithm {
+function readAlgorithm(from: Der, { algorithms }: Profile): Algorithm {
   const { der } = from.element(tag.sequence, 'signature algorithm')
-  if (equal(der, ecdsaSha256)) return { der, name: 'ECDSA P-256 SHA-256' }
-  if (!pss384.some(known => equal(known, der))) unsupported('signature algorithm', der)
-  return { der, name: 'RSA-PSS SHA-384' }
+  const name = algorithmName(der)
+  if (name === null || !algorithms.includes(name)) unsupported('signature algorithm', der)
+  return { der, name }
 }
 
 /** The three string types of today's names; the two older ones hold ASCII. */
@@ -89,9 +104,10 @@ function readText(from: Der, what: string): string {
   return value
 }
 
-/** The encoded name and its one common name. */
-function readName(from: Der, what: string): { der: Uint8Array; commonName: string } {
+/** The encoded name and its one common name; an empty one has none. */
+function readName(from: Der, what: string, mayBeEmpty = false): { der: Uint8Array; commonName: string } {
   const { der, content } = from.element(tag.sequence, what)
+  if (mayBeEmpty && content.length === 0) return { der, commonName: '' }
   const parts = new Der(content, what)
   const found: string[] = []
   while (parts.more) {
@@ -162,13 +178,13 @@ function readSerial(from: Der): Uint8Array {
 }
 
 /** SEQUENCE { to be signed, algorithm, signature }: what certificates and revocation lists share. */
-function readSigned(input: Uint8Array, name: string, cap: number) {
+function readSigned(input: Uint8Array, name: string, cap: number, profile: Profile) {
   if (input.length > cap) throw new Malformed(`${name}: expected at most ${cap} bytes, got ${input.length}`)
   const outer = new Der(input, name)
   const parts = outer.sequence('signed structure')
   outer.end()
   const tbs = parts.element(tag.sequence, 'signed part')
-  const algorithm = readAlgorithm(parts)
+  const algorithm = readAlgorithm(parts, profile)
   const signature = parts.bitString('signature')
   parts.end()
   return { tbs: tbs.der, fields: new Der(tbs.content, name), algorithm, signature }
@@ -179,19 +195,19 @@ function checkSameAlgorithm(inside: Algorithm, outside: Algorithm): void {
 }
 
 /** @param name what to call it in a refusal, e.g. "VCEK" */
-export function parseCertificate(der: Uint8Array, name: string): Certificate {
-  const { tbs, fields, algorithm, signature } = readSigned(der, name, CERTIFICATE_CAP)
+export function parseCertificate(der: Uint8Array, name: string, profile = siliconProfile): Certificate {
+  const { tbs, fields, algorithm, signature } = readSigned(der, name, CERTIFICATE_CAP, profile)
   const version = fields.enter(explicit(0), 'version')
   if (version.small(2, 'version') !== 2) throw new Malformed(`${name}: not a version 3 certificate`)
   version.end()
   const serial = readSerial(fields)
-  checkSameAlgorithm(readAlgorithm(fields), algorithm)
+  checkSameAlgorithm(readAlgorithm(fields, profile), algorithm)
   const issuer = readName(fields, 'issuer')
   const validity = fields.sequence('validity')
   const notBefore = readTime(validity, 'notBefore')
   const notAfter = readTime(validity, 'notAfter')
   validity.end()
-  const subject = readName(fields, 'subject')
+  const subject = readName(fields, 'subject', profile.namelessSubject)
   const publicKey = readPublicKey(fields)
   const wrapper = fields.enter(explicit(3), 'extensions')
   const extensions = readExtensions(wrapper.sequence('extensions'))
@@ -231,10 +247,10 @@ function refuseCritical(extensions: ReadonlyMap<string, Extension>): void {
   }
 }
 
-export function parseRevocationList(der: Uint8Array, name: string): RevocationList {
-  const { tbs, fields, algorithm, signature } = readSigned(der, name, REVOCATION_LIST_CAP)
+export function parseRevocationList(der: Uint8Array, name: string, profile = siliconProfile): RevocationList {
+  const { tbs, fields, algorithm, signature } = readSigned(der, name, REVOCATION_LIST_CAP, profile)
   if (fields.small(1, 'version') !== 1) throw new Malformed(`${name}: not a version 2 list`)
-  checkSameAlgorithm(readAlgorithm(fields), algorithm)
+  checkSameAlgorithm(readAlgorithm(fields, profile), algorithm)
   const { der: issuer } = readName(fields, 'issuer')
   const thisUpdate = readTime(fields, 'thisUpdate')
   const nextUpdate = readTime(fields, 'nextUpdate')
@@ -273,5 +289,8 @@ export async function signedBy(
     return p.ecdsaVerify('P-256', 'SHA-256', publicKey.point, tbs, ecdsaSignature(signature, 32))
   }
   if (publicKey.kind !== 'rsa') return false
+  if (algorithm === 'RSA PKCS1 SHA-256') {
+    return p.rsaVerify({ padding: 'PKCS1-v1_5', hash: 'SHA-256' }, publicKey.spki, tbs, signature)
+  }
   return p.rsaVerify({ padding: 'PSS', hash: 'SHA-384', saltLength: 48 }, publicKey.spki, tbs, signature)
 }

@@ -9,6 +9,7 @@ import { checkReplay, extender, replayPcrs } from '../../attestation/event-log/r
 import { encodeEvidence } from '../../attestation/evidence.ts'
 import type { Bank } from '../../attestation/tpm/algorithms.ts'
 import { type Attest, decodeAttest } from '../../attestation/tpm/attest.ts'
+import { readGoogleCertificate } from '../../attestation/tpm/google.ts'
 import { checkHclClaims, decodeHcl, type HclClaims, type HclReport } from '../../attestation/tpm/hcl.ts'
 import { type AttestationKey, decodePublic, rsaJwk } from '../../attestation/tpm/public.ts'
 import { checkQuote, type Pcrs } from '../../attestation/tpm/quote.ts'
@@ -112,6 +113,9 @@ type BankQuote = Readonly<{ bank: number; attest: ExpectedAttest; pcrs: Json }>
 
 async function verifyBankQuotes(entry: Case, vectors: Vectors): Promise<void> {
   const key = decodePublic(vectors.file(entry, 'akPub'))
+  if (vectors.has(entry, 'akCert')) {
+    expectEqual('certified key', readGoogleCertificate(vectors.file(entry, 'akCert')).key, key)
+  }
   for (const { bank, attest, pcrs: table } of entry.expected['quotes'] as BankQuote[]) {
     const pcrs = pcrTable(table)
     const signature = decodeSignature(vectors.file(entry, `quote${bank}Sig`))
