@@ -113,17 +113,12 @@ export class Items {
   async #askSealKeys(session: Session, changes: readonly Change[], keys: SealKeys): Promise<void> {
     const sealing = changes.filter(change => change.kind !== 'delete' && session.may(change.kind, change.coll))
     if (sealing.length === 0) return
-    const rows = sealing.map(change => ({
-      coll: change.coll,
-      id: change.id,
-      version: versionAfter(change),
-      salt: this.#p.random(ITEM_SALT_BYTES),
-    }))
+    const rows = sealing.map(change => ({ coll: change.coll, id: change.id, version: versionAfter(change) }))
     try {
       const given = await this.#keyholder.sealKeys({ sid: session.sid, rows })
       for (const [i, change] of sealing.entries()) {
         const key = given[i]
-        if (key != null) keys.set(change, { ...key, salt: (rows[i] as (typeof rows)[number]).salt })
+        if (key !== undefined) keys.set(change, key)
       }
     } catch (error) {
       for (const change of sealing) keys.set(change, error as Error)

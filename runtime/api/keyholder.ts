@@ -79,6 +79,9 @@ export class Keyholder {
   async sealKeys(asked: Asked<'sealKeys'>): Promise<Got<'sealKeys'>['keys']> {
     return (await this.#ask({ kind: 'sealKeys', ...asked }, 'sealKeys')).keys
   }
+  async uploadKey(asked: Asked<'uploadKey'>): Promise<Got<'uploadKey'>['key']> {
+    return (await this.#ask({ kind: 'uploadKey', ...asked }, 'uploadKey')).key
+  }
   append(asked: Asked<'append'>): Promise<Got<'prepared' | 'nothing'>> {
     return this.#ask({ kind: 'append', ...asked }, 'prepared', 'nothing')
   }

@@ -1,7 +1,7 @@
 /**
  * Files (PROTOCOL 3.3): 1 MiB chunks under a random key, each stored as it comes, in order; the item that holds the key
- * makes them a file. An unfinished upload lives in a row of its own, sealed with the key that version 1 of its item
- * would have: the keyholder derives it again for whoever resumes, also after this process was replaced.
+ * makes them a file. An unfinished upload lives in a row of its own, sealed as version 0 of its item, which the map
+ * never names: the keyholder derives that key again for whoever resumes, also after this process was replaced.
  */
 import { equal, hex } from '../../attestation/bytes.ts'
 import { Rejection } from '../../attestation/errors.ts'
@@ -10,6 +10,7 @@ import { Frontier, leafHash } from '../../attestation/log/merkle.ts'
 import type { AeadKey, SyncPrimitives } from '../../attestation/primitives/primitives.ts'
 import { bytes, decode, encodeAs, struct, uint } from '../../attestation/wire.ts'
 import type { Store } from '../store/store.ts'
+import { UPLOAD_VERSION } from '../keyholder/verbs.ts'
 import { notFound } from './errors.ts'
 import type { Blob, Changed, Item, Items } from './items.ts'
 import type { Keyholder } from './keyholder.ts'
@@ -77,7 +78,7 @@ export class Uploads {
     const salt = this.#p.random(ITEM_SALT_BYTES)
     const { key, kid, epoch } = await this.#rowKey(session, coll, id, salt)
     const plaintext = encodeAs(uploadContent, { key: blobKey, length })
-    const head = { kid, coll, id, version: 1, type: UPLOAD_TYPE, schema: 1 }
+    const head = { kid, coll, id, version: UPLOAD_VERSION, type: UPLOAD_TYPE, schema: 1 }
     await this.#store.addUpload(id, coll, epoch, await sealItem(this.#p, key, head, salt, plaintext))
     return stateOf(this.#remember({ coll, id, blobKey, length, hashes: [] }))
   }
@@ -176,9 +177,7 @@ export class Uploads {
   }
 
   async #rowKey(session: Session, coll: Uint8Array, id: Uint8Array, salt: Uint8Array) {
-    const rows = [{ coll, id, version: 1, salt }]
-    const [given] = await this.#keyholder.sealKeys({ sid: session.sid, rows })
-    if (given == null) throw new Rejection('data', 'lease', 'no key of this collection is open')
+    const given = await this.#keyholder.uploadKey({ sid: session.sid, coll, id, salt })
     const key = this.#p.aeadKey(given.key)
     given.key.fill(0)
     return { key, kid: given.kid, epoch: given.epoch }
@@ -198,7 +197,7 @@ export class Uploads {
     const { key } = await this.#rowKey(session, coll, id, row.salt)
     const { key: blobKey, length } = decode(
       uploadContent,
-      await openItem(this.#p, key, row, { coll, id, version: 1 }),
+      await openItem(this.#p, key, row, { coll, id, version: UPLOAD_VERSION }),
       256,
     )
     return this.#remember({ coll, id, blobKey, length, hashes: await this.#store.chunkHashes(coll, id) })

@@ -16,7 +16,7 @@ import type { Of } from '../../attestation/wire.ts'
 import type { Ledger, Split } from './ledger.ts'
 import { forWire, type Pod } from './pod.ts'
 import { isOwners, type Session } from './sessions.ts'
-import { type apiRequest, type GrantVerb, grantVerbs, type keyholderAnswer } from './verbs.ts'
+import { type apiRequest, type GrantVerb, grantVerbs, type keyholderAnswer, UPLOAD_VERSION } from './verbs.ts'
 
 export type ApiRequest = Of<typeof apiRequest>
 export type KeyholderAnswer = Of<typeof keyholderAnswer>
@@ -63,6 +63,8 @@ export class Requests {
         return this.#lookUp(request)
       case 'sealKeys':
         return this.#sealKeys(request)
+      case 'uploadKey':
+        return this.#uploadKey(request)
       case 'append':
         return this.#append(request)
       case 'adopt':
@@ -149,11 +151,21 @@ export class Requests {
     const { principal } = this.#session(sid)
     for (const { coll } of rows) checkScope(principal, 'write', coll)
     this.#touchLeases(principal)
-    const keys = rows.map(({ coll, id, version, salt }) => {
-      const { key, kid, epoch } = pod.leases.collection(coll, operation.seal)
-      return { key: itemKey(pod.ports.p, key, id, version, salt), kid, epoch }
-    })
+    const keys = rows.map(({ coll, id, version }) => this.#sealKey(coll, id, version, pod.ports.p.random(16)))
     return { kind: 'sealKeys', keys }
+  }
+
+  #uploadKey({ sid, coll, id, salt }: Asked<'uploadKey'>): KeyholderAnswer {
+    this.#pod.writable()
+    const { principal } = this.#session(sid)
+    checkScope(principal, 'create', coll)
+    this.#touchLeases(principal)
+    return { kind: 'uploadKey', key: this.#sealKey(coll, id, UPLOAD_VERSION, salt) }
+  }
+
+  #sealKey(coll: Uint8Array, id: Uint8Array, version: number, salt: Uint8Array) {
+    const { key, kid, epoch } = this.#pod.leases.collection(coll, operation.seal)
+    return { key: itemKey(this.#pod.ports.p, key, id, version, salt), salt, kid, epoch }
   }
 
   /** One commit of many requests: each change stands or falls by itself, the rest is one leaf. */

@@ -23,6 +23,9 @@ export type GrantVerb = (typeof grantVerbs)[number]
 export const MESSAGE_CAP = 16 * 1024 * 1024
 export const MAX_BATCH = 1024
 
+/** What the row of an unfinished upload is sealed as: items begin with version 1. */
+export const UPLOAD_VERSION = 0
+
 /** api → keyholder. */
 export const apiRequest = oneOf({
   /** First of each connection: makes it the one over which the keyholder asks. Answered `done`; a `phase` follows. */
@@ -44,11 +47,13 @@ export const apiRequest = oneOf({
     items: array(struct([], { coll, id: itemId }), { max: MAX_BATCH }),
     buckets: array(bucket, { max: MAX_BATCH }),
   },
-  /** Keys that seal new versions; the keyholder names the epoch and key id to write into the row. */
-  sealKeys: {
-    sid,
-    rows: array(struct([], { coll, id: itemId, version: uint(), salt: bytes(16) }), { max: MAX_BATCH }),
-  },
+  /**
+   * Keys that seal new versions; the keyholder names the salt, epoch and key id to write into the row. The salt is its
+   * own choice: under that of a stored row this would be the key that opens it, uncounted and whatever the map says.
+   */
+  sealKeys: { sid, rows: array(struct([], { coll, id: itemId, version: uint() }), { max: MAX_BATCH }) },
+  /** The key of an unfinished upload's row, for whoever may create the item: that of version 0, which no item has. */
+  uploadKey: { sid, coll, id: itemId, salt: bytes(16) },
   /** One commit: changes of many requests, each under its own session. One may be outstanding. */
   append: {
     changes: array(
@@ -100,6 +105,8 @@ export const prepared = struct([], {
   head: bytes({ max: 512 }),
 })
 
+const sealKey = struct([], { key, salt: bytes(16), kid: bytes(16), epoch: uint(0xffffffff) })
+
 /** keyholder → api, in answer. */
 export const keyholderAnswer = oneOf({
   session: {
@@ -113,7 +120,8 @@ export const keyholderAnswer = oneOf({
     window: nullable(bytes({ max: 256 })),
   },
   keys: { keys: array(nullable(key), { max: MAX_BATCH }) },
-  sealKeys: { keys: array(nullable(struct([], { key, kid: bytes(16), epoch: uint(0xffffffff) })), { max: MAX_BATCH }) },
+  sealKeys: { keys: array(sealKey, { max: MAX_BATCH }) },
+  uploadKey: { key: sealKey },
   found: { items: array(nullable(struct([], { version: uint(), rowHash: nullable(hash) })), { max: MAX_BATCH }) },
   prepared: {
     commit: prepared,

@@ -127,6 +127,8 @@ export class KeyholderStandIn {
         return this.#lookUp(request)
       case 'sealKeys':
         return this.#sealKeys(request)
+      case 'uploadKey':
+        return { kind: 'uploadKey', key: this.#sealKey(request.coll, request.id, 0, request.salt) }
       case 'append':
         return this.#append(request)
       case 'adopt':
@@ -182,12 +184,13 @@ export class KeyholderStandIn {
 
   #sealKeys({ rows }: Asked<'sealKeys'>): Answer {
     if (this.#open.suspicion !== null) throw new Rejection('state', 'suspect', 'suspect')
-    const keys = rows.map(({ coll, id, version, salt }) => ({
-      key: this.#itemKey(coll, id, version, salt),
-      kid,
-      epoch: 3,
-    }))
-    return { kind: 'sealKeys', keys }
+    return {
+      kind: 'sealKeys',
+      keys: rows.map(({ coll, id, version }) => this.#sealKey(coll, id, version, p.random(16))),
+    }
+  }
+  #sealKey(coll: Uint8Array, id: Uint8Array, version: number, salt: Uint8Array) {
+    return { key: this.#itemKey(coll, id, version, salt), salt, kid, epoch: 3 }
   }
 
   #append({ changes, buckets }: Asked<'append'>): Answer {

@@ -403,7 +403,7 @@ export class World {
   }
 
   sealKeys(sid: Uint8Array, id: Uint8Array, version = 1, coll = collA) {
-    return this.ask({ kind: 'sealKeys', sid, rows: [{ coll, id, version, salt: filled(16, 1) }] })
+    return this.ask({ kind: 'sealKeys', sid, rows: [{ coll, id, version }] })
   }
 }
 

@@ -19,7 +19,7 @@ async function ask(pod: TestPod, request: ApiRequest): Promise<KeyholderAnswer> 
 const read = (pod: TestPod, { sid }: Intrusion, coll: Uint8Array) =>
   ask(pod, { kind: 'lookUp', sid, items: [{ coll, id: filled(16, 1) }], buckets: [...pod.store.sealed()] })
 const seal = (pod: TestPod, { sid }: Intrusion, coll: Uint8Array) =>
-  ask(pod, { kind: 'sealKeys', sid, rows: [{ coll, id: filled(16, 1), version: 1, salt: filled(16, 2) }] })
+  ask(pod, { kind: 'sealKeys', sid, rows: [{ coll, id: filled(16, 1), version: 1 }] })
 
 async function opened() {
   const here = await world()

@@ -160,7 +160,7 @@ test('a device that a policy revokes gets no session by coming at that very mome
     const { sid, message } = await world.auth(await world.hello(), device)
     const policy = await world.owner.policy({ sequence: 2, revoked: [device.serial as Uint8Array] })
     const done = root.control({ kind: 'policy', policy })
-    for (let i = 0; i < wait; i++) await null
+    for (let i = 0; i < wait; i++) await Promise.resolve()
     await world.keyholder.auth(message).catch(() => {})
     t.is(codeOf(await done), 'status')
     t.is(codeOf(await world.sealKeys(sid, idOf(1))), 'not-found', `${wait} turns of the microtask queue`)

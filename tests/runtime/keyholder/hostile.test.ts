@@ -104,6 +104,7 @@ test('bytes from the api', async t => {
     encodeAs(apiRequest, { kind: 'openKeys', sid, rows: [row], buckets }),
     encodeAs(apiRequest, { kind: 'lookUp', sid, items: [row], buckets }),
     encodeAs(apiRequest, { kind: 'sealKeys', sid, rows: [row] }),
+    encodeAs(apiRequest, { kind: 'uploadKey', sid, coll: collA, id: idOf(1), salt: filled(16, 1) }),
     encodeAs(apiRequest, { kind: 'append', changes: [change, change], buckets }),
     encodeAs(apiRequest, { kind: 'append', changes: [{ ...change, sid: filled(16, 5) }], buckets }),
     encodeAs(apiRequest, { kind: 'adopt', seq: 2 }),

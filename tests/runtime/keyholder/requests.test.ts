@@ -36,6 +36,11 @@ async function granted(verbs: readonly string[], coll = collA) {
   return { world, client, grantee }
 }
 
+async function opened(answer: ReturnType<World['ask']>): Promise<(Uint8Array | null)[]> {
+  const got = await answer
+  return got.kind === 'keys' ? got.keys : []
+}
+
 test('the application secrets are handed out once, with principal and scopes', async t => {
   const { world, client, grantee } = await granted(['read'])
   t.deepEqual(await world.ask({ kind: 'session', sid: client.sid }), {
@@ -62,7 +67,33 @@ test('keys are those of PROTOCOL 3.1', async t => {
   const key = itemKey(p, ck, idOf(1), 1, salt)
   t.deepEqual(await world.openKeys(client.sid, idOf(1), 1, 'one'), { kind: 'keys', keys: [key] })
   const kid = keyId(p, world.owner.podId, 1, collA, 0)
-  t.deepEqual(await world.sealKeys(client.sid, idOf(1)), { kind: 'sealKeys', keys: [{ key, kid, epoch: 0 }] })
+  const sealing = await world.sealKeys(client.sid, idOf(1), 2)
+  const [given] = sealing.kind === 'sealKeys' ? sealing.keys : []
+  t.deepEqual(given, { key: itemKey(p, ck, idOf(1), 2, given?.salt as Uint8Array), salt: given?.salt, kid, epoch: 0 })
+})
+
+test('a key that seals opens no stored row, or sealing would be reading without grant, count and map (row 37)', async t => {
+  const { world, client, grantee } = await granted(['create'])
+  await world.save(client.sid, idOf(1), null, 'one')
+  const [stored] = await opened(world.openKeys(client.sid, idOf(1), 1, 'one'))
+  for (let i = 0; i < 8; i++) {
+    const sealing = await world.sealKeys(grantee.sid, idOf(1))
+    t.notDeepEqual(sealing.kind === 'sealKeys' && sealing.keys[0]?.key, stored)
+  }
+  const upload = await world.ask({ kind: 'uploadKey', sid: grantee.sid, coll: collA, id: idOf(1), salt })
+  t.like(upload, { kind: 'uploadKey', key: { salt } })
+  t.notDeepEqual(upload.kind === 'uploadKey' && upload.key.key, stored)
+})
+
+test('an upload is resumed by whoever may create its item, and by nobody else', async t => {
+  const { world, client, grantee } = await granted(['read', 'update', 'delete'])
+  const asked = { kind: 'uploadKey', coll: collA, id: idOf(1), salt } as const
+  const first = await world.ask({ ...asked, sid: client.sid })
+  t.is(first.kind, 'uploadKey')
+  t.deepEqual(await world.ask({ ...asked, sid: client.sid }), first)
+  t.is(codeOf(await world.ask({ ...asked, sid: grantee.sid })), 'scope')
+  t.is(codeOf(await world.ask({ ...asked, sid: filled(16, 9) })), 'not-found')
+  t.is(codeOf(await world.ask({ ...asked, sid: client.sid, coll: filled(16, 0x0c) })), 'lease')
 })
 
 test('no key for a row that its bucket does not name (row 28)', async t => {
