@@ -23,7 +23,7 @@ export class HeadKeeper {
   readonly #roots = new Map<number, Uint8Array>()
   #highest: Head | null
   #initialised: boolean
-  #macKey: MacKey | null = null
+  readonly #macKey: MacKey | null
   #prove: Prove | null = null
   /** The boot whose log was proven to continue what this device knows: what that boot adds, it only appends. */
   #provenBoot: Uint8Array | null = null
@@ -32,18 +32,32 @@ export class HeadKeeper {
   #unsaved: Uint8Array | null = null
   #timer: ReturnType<typeof setTimeout> | null = null
 
-  private constructor(p: Primitives, store: HeadStore, podId: Uint8Array, highest: Head | null, initialised: boolean) {
+  private constructor(
+    p: Primitives,
+    store: HeadStore,
+    podId: Uint8Array,
+    macKey: MacKey | null,
+    highest: Head | null,
+    initialised: boolean,
+  ) {
     this.#p = p
     this.#store = store
     this.#podId = podId
+    this.#macKey = macKey
     this.#highest = highest
     this.#initialised = initialised
     if (highest !== null) this.#roots.set(highest.size, highest.logRoot)
   }
 
-  static async load(p: Primitives, store: HeadStore, podId: Uint8Array): Promise<HeadKeeper> {
+  /** @param macKey under which every head must be authenticated; null for who does not hold the data root */
+  static async load(
+    p: Primitives,
+    store: HeadStore,
+    podId: Uint8Array,
+    macKey: MacKey | null = null,
+  ): Promise<HeadKeeper> {
     const { head, initialised } = await store.load()
-    return new HeadKeeper(p, store, podId, head && decodeHead(head), initialised)
+    return new HeadKeeper(p, store, podId, macKey, head && decodeHead(head), initialised)
   }
 
   /** The highest head this device knows, or null. */
@@ -58,11 +72,6 @@ export class HeadKeeper {
   get size(): number {
     return this.#highest?.size ?? 0
   }
-  /** From now on heads must be authenticated under the state key. */
-  authenticateWith(key: MacKey): void {
-    this.#macKey = key
-  }
-
   /** Where proofs come from: the pod itself, which need not be believed for that. */
   proveWith(prove: Prove): void {
     this.#prove = prove

@@ -47,6 +47,9 @@ export type ReleaseRoots = Readonly<{
   drs: Uint8Array
 }>
 
+/** Holds the roots, so that it can check what the pod says of its log without the pod. */
+export const holdsRoots = (owner: Owner): owner is Owner & Pick<ReleasingOwner, 'roots'> => 'roots' in owner
+
 /** An owner who can release keys: holds the roots and numbers each release. */
 export interface ReleasingOwner extends Owner {
   readonly roots: ReleaseRoots

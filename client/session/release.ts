@@ -1,6 +1,6 @@
 /** Giving keys to an appraised pod, and taking them back (PROTOCOL 2.6, 3.1). */
 import { Rejection } from '../../attestation/errors.ts'
-import { headKey, type Head } from '../../attestation/log/head.ts'
+import type { Head } from '../../attestation/log/head.ts'
 import type { Primitives } from '../../attestation/primitives/primitives.ts'
 import {
   collectionKey,
@@ -81,7 +81,6 @@ export async function releaseKeys(session: Session<ReleasingOwner>, options: Rel
   const release = encodeKeyRelease(message)
   try {
     const answer = await session.control({ kind: 'release', release })
-    heads.authenticateWith(headMacKey(session))
     if (answer.head === null) throw new Rejection('release', 'handshake', 'the pod took the keys and shows no head')
     return await statusOf(session, answer, floor)
   } finally {
@@ -111,18 +110,6 @@ async function keysOf(session: Session<ReleasingOwner>, options: ReleaseOptions)
       return one(purpose.collection, id, epoch, collectionKey(p, data, id, epoch), options.lease ?? COLLECTION_LEASE)
     }),
   ]
-}
-
-/** A device that holds the data root checks heads without asking the pod. */
-function headMacKey(session: Session<ReleasingOwner>) {
-  const { owner, primitives: p } = session
-  const { drs, epoch } = owner.roots
-  const key = stateKey(p, p.macKey(drs), session.podId, epoch)
-  try {
-    return headKey(p, p.macKey(key))
-  } finally {
-    key.fill(0)
-  }
 }
 
 /**

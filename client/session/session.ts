@@ -11,7 +11,8 @@ import {
 } from '../../attestation/appraise.ts'
 import { hex } from '../../attestation/bytes.ts'
 import { Malformed, Rejection, Unavailable } from '../../attestation/errors.ts'
-import type { Primitives } from '../../attestation/primitives/primitives.ts'
+import { headKey } from '../../attestation/log/head.ts'
+import type { MacKey, Primitives } from '../../attestation/primitives/primitives.ts'
 import { webPrimitives } from '../../attestation/primitives/web.ts'
 import { authenticate, confirm, type Received, receiveHello, startHandshake } from '../../attestation/session/client.ts'
 import { decodeLaunchConfig } from '../../attestation/session/launch.ts'
@@ -21,6 +22,7 @@ import {
   type ControlRequest,
   controlAnswer,
   controlRequest,
+  stateKey,
 } from '../../attestation/session/release.ts'
 import {
   decodePadded,
@@ -52,7 +54,7 @@ import {
   sealRequest,
 } from './exchange.ts'
 import { HeadKeeper, type Prove } from './heads.ts'
-import type { Owner } from './owner.ts'
+import { holdsRoots, type Owner, type ReleaseRoots } from './owner.ts'
 import { appraise, refusalOf } from './policy.ts'
 
 const SEALED_CONTROL_CAP = CONTROL_CAP + 1024
@@ -122,10 +124,22 @@ export async function connect<O extends Owner>(
   options: ConnectOptions = {},
 ): Promise<Session<O>> {
   const p = options.primitives ?? webPrimitives()
-  const heads = await HeadKeeper.load(p, owner.heads, decodeLaunchConfig(owner.launch).podId)
+  const { podId } = decodeLaunchConfig(owner.launch)
+  const macKey = holdsRoots(owner) ? headMacKey(p, owner.roots, podId) : null
+  const heads = await HeadKeeper.load(p, owner.heads, podId, macKey)
   const session = new Session(url, owner, heads, { ...options, primitives: p })
   await session.renew()
   return session
+}
+
+/** Heads count under this key from the first one on: what a fallen api makes up, the next release would name. */
+function headMacKey(p: Primitives, { drs, epoch }: ReleaseRoots, podId: Uint8Array): MacKey {
+  const key = stateKey(p, p.macKey(drs), podId, epoch)
+  try {
+    return headKey(p, p.macKey(key))
+  } finally {
+    key.fill(0)
+  }
 }
 
 /** A pod's evidence and what this owner makes of it. */
@@ -349,8 +363,11 @@ export class Session<O extends Owner = Owner> {
     const whole = body === null || body instanceof Uint8Array
     const repeatable = whole && (harmless || options.idempotencyKey !== undefined)
     const giveUp = this.#patience()
+    let first: Live | null = null
     for (let attempt = 0; ; attempt++) {
       const live = await this.#current()
+      first ??= live
+      if (live !== first && !harmless) throw madeAnew()
       const waitSeconds = (retryAfter: number) => Math.max(retryAfter, backoff(attempt))
       const mayWait = (seconds: number) => repeatable && this.clock.monotonicSeconds() + seconds < giveUp
       try {
@@ -364,7 +381,7 @@ export class Session<O extends Owner = Owner> {
         if (error instanceof SessionEnded) {
           await this.#renew(live)
           if (harmless) continue
-          throw new Unavailable('the session was made anew; whether the last request took effect is not known')
+          throw madeAnew()
         }
         if (!(error instanceof Unavailable)) throw error
         const seconds = waitSeconds(error.retryAfterSeconds)
@@ -430,6 +447,9 @@ function readProof(json: unknown): Awaited<ReturnType<Prove>> {
     throw new Malformed('expected a head and its proof', 'state')
   return { head: fromBase64(head), proof: consistency.map(node => fromBase64(String(node))) }
 }
+
+/** Another session does not know the idempotency keys of this one. */
+const madeAnew = () => new Unavailable('the session was made anew; whether the last request took effect is not known')
 
 const ownStep = (detail: string): StepOutcome => ({ step: 'session', rule: null, outcome: 'passed', detail })
 

@@ -98,6 +98,20 @@ test('a head that is not authenticated by the owner is refused', async t => {
   t.is((await t.throwsAsync(releaseKeys(session), { instanceOf: Rejection }))?.reason.code, 'tampered')
 })
 
+test('nor is it kept by a program that has not released anything yet: the next release would name it', async t => {
+  const { home, owner } = await testOwner()
+  const { pod, url } = await standIn(t, { launch: owner.launch })
+  await releaseKeys(await connect(url, owner, { clock: testClock() }))
+  const session = await connect(url, owner, { clock: testClock() })
+  const known = (await home.heads.load()).head
+  pod.append()
+  const forged = (pod.head() as Uint8Array).map((byte, i, { length }) => (i === length - 1 ? byte ^ 1 : byte))
+  const observed = session.heads.observe(forged, session.heads.size)
+  t.is((await t.throwsAsync(observed, { instanceOf: Rejection }))?.reason.code, 'tampered')
+  await session.heads.settled()
+  t.deepEqual((await home.heads.load()).head, known)
+})
+
 test('a control answer from another stream, or cut, does not pass', async t => {
   const { owner } = await testOwner()
   const { pod, url } = await standIn(t, { launch: owner.launch })

@@ -153,6 +153,24 @@ test('the pod forgot the session: reads go on after a new handshake, changes are
   t.is(pod.requests.filter(({ method }) => method === 'POST').length, 0)
 })
 
+test('a change is repeated in its own session only: another one does not know its idempotency key', async t => {
+  const { pod, url } = await standIn(t, { launch: owner.launch, app: echo })
+  const session = await connect(url, owner, { clock: clockOf() })
+  let busy = true
+  pod.options.router = async (path, _body, response) => {
+    if (!busy || !path.includes('/pas/s/')) return false
+    busy = false
+    await session.renew() // as another request would that found the session over
+    response.writeHead(503, { 'retry-after': '1' }).end()
+    return true
+  }
+  await t.throwsAsync(session.request('POST', '/v1/x', { idempotencyKey: 'k' }), {
+    instanceOf: Unavailable,
+    message: /whether the last request took effect is not known/,
+  })
+  t.deepEqual(pod.requests, [])
+})
+
 test('the constant refusal of a stream is final: no handshake, no second try', async t => {
   const { pod, url } = await standIn(t, { launch: owner.launch })
   const session = await connect(url, owner, { clock: clockOf() })
