@@ -53,9 +53,11 @@ export function compare(a: Uint8Array, b: Uint8Array): number {
 
 export const isZero = (bytes: Uint8Array): boolean => bytes.every(byte => byte === 0)
 
+const hexOf = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'))
+
 export function hex(bytes: Uint8Array): string {
   let text = ''
-  for (const byte of bytes) text += (byte < 16 ? '0' : '') + byte.toString(16)
+  for (let i = 0; i < bytes.length; i++) text += hexOf[bytes[i] as number]
   return text
 }
 

@@ -9,7 +9,7 @@ import type { SealedBucket, Store } from '../store/store.ts'
 
 const CACHE_BYTES = 24 * 1024 * 1024
 /** As many as the keyholder keeps open of those lately written. */
-const KEPT_BY_KEYHOLDER = 256
+const KEPT_BY_KEYHOLDER = 1024
 
 export class Buckets {
   readonly #p: SyncPrimitives

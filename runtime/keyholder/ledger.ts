@@ -98,8 +98,8 @@ export type Proposal = Readonly<{
 }>
 export type Prepared = Readonly<{ commit: Commit | null; refused: readonly Refused[] }>
 
-/** About 3 MB; all buckets of a pod of 30 000 items. */
-const RECENT_BUCKETS = 256
+/** About 3 MB; all buckets of a pod of 30 000 items. The api has the same number in `buckets.ts`. */
+const RECENT_BUCKETS = 1024
 
 /** A commit that the store may or may not come to hold, or a split on its way to one (`next` null). */
 type Outstanding = Readonly<{ seq: number; next: Contents | null; apply: () => void }>

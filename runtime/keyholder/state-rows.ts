@@ -7,7 +7,6 @@
  *
  * SK is derived for one pod, so a row of another pod does not open; nor does one of another kind or index.
  */
-import { concat } from '../../attestation/bytes.ts'
 import type { MacKey, SyncPrimitives } from '../../attestation/primitives/primitives.ts'
 import { kdf } from '../../attestation/session/transcript.ts'
 import { encode } from '../../attestation/wire.ts'
@@ -19,6 +18,7 @@ const FORMAT = 1
 const SALT_AT = 1
 const NONCE_AT = 17
 const BODY_AT = 29
+const TAG_BYTES = 16
 
 function rowKey(p: SyncPrimitives, stateKey: MacKey, kind: RowKind, index: number, salt: Uint8Array) {
   const raw = kdf(p, stateKey, 'pas1 state row', [kind, index, salt])
@@ -36,9 +36,12 @@ export function sealRow(
   index: number,
   plaintext: Uint8Array,
 ): Uint8Array {
-  const head = concat(Uint8Array.of(FORMAT), p.random(BODY_AT - SALT_AT))
-  const key = rowKey(p, stateKey, kind, index, head.subarray(SALT_AT, NONCE_AT))
-  return concat(head, p.seal(key, head.subarray(NONCE_AT), AAD, plaintext))
+  const row = new Uint8Array(BODY_AT + plaintext.length + TAG_BYTES)
+  row[0] = FORMAT
+  row.set(p.random(BODY_AT - SALT_AT), SALT_AT)
+  const key = rowKey(p, stateKey, kind, index, row.subarray(SALT_AT, NONCE_AT))
+  p.sealInto(key, row.subarray(NONCE_AT, BODY_AT), AAD, plaintext, row, BODY_AT)
+  return row
 }
 
 /** The plaintext, or null where this is not a row of that kind and index under that key. */
@@ -49,7 +52,7 @@ export function openRow(
   index: number,
   row: Uint8Array,
 ): Uint8Array | null {
-  if (row[0] !== FORMAT || row.length < BODY_AT + 16) return null
+  if (row[0] !== FORMAT || row.length < BODY_AT + TAG_BYTES) return null
   const key = rowKey(p, stateKey, kind, index, row.subarray(SALT_AT, NONCE_AT))
   return p.open(key, row.subarray(NONCE_AT, BODY_AT), AAD, row.subarray(BODY_AT))
 }
