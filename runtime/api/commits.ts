@@ -48,6 +48,8 @@ export class Commits {
   #queue: Queued[] = []
   #running = false
   #current: Promise<void> | null = null
+  /** The last commit that was written: settled when the keyholder has adopted its head. */
+  #adopting: Promise<void> = Promise.resolve()
 
   constructor(keyholder: Keyholder, store: Store, buckets: Buckets, watch: (happened: Happened) => void) {
     this.#keyholder = keyholder
@@ -72,6 +74,7 @@ export class Commits {
   /** Resolves when the commit that runs now is over: what the store then shows is what the keyholder knows. */
   async settled(): Promise<void> {
     await this.#current
+    await this.#adopting
   }
 
   async #run(): Promise<void> {
@@ -80,7 +83,7 @@ export class Commits {
       const timer = setTimeout(() => this.#giveUpWaiting(batch), PATIENCE_MS)
       this.#current = this.#commit(batch)
       await this.#current
-      clearTimeout(timer)
+      void this.#adopting.then(() => clearTimeout(timer))
     }
     this.#current = null
     this.#running = false
@@ -106,7 +109,7 @@ export class Commits {
   }
 
   #giveUpWaiting(batch: readonly Queued[]): void {
-    const error = new Unavailable('the database does not answer; the change may yet be made', 5)
+    const error = new Unavailable('the store does not answer; the change may yet be made', 5)
     for (const { reject } of [...batch, ...this.#queue.splice(0)]) reject(error)
   }
 
@@ -156,9 +159,21 @@ export class Commits {
       throw error
     }
     this.#buckets.wrote(prepared.buckets)
-    const committed = { seq: prepared.seq, head: await this.#keyholder.adopt(prepared.seq) }
-    for (const { resolve } of admitted) resolve(committed)
-    this.#watch({ ...committed, changes })
+    this.#adopting = this.#adopt(prepared.seq, admitted)
+  }
+
+  /**
+   * Asks for the head to let out, and does not wait: the link keeps order, so the keyholder has adopted this commit
+   * when it reads the next `append`, and answers both at once.
+   */
+  async #adopt(seq: number, admitted: readonly Queued[]): Promise<void> {
+    try {
+      const committed = { seq, head: await this.#keyholder.adopt(seq) }
+      for (const { resolve } of admitted) resolve(committed)
+      this.#watch({ ...committed, changes: admitted.map(({ change }) => change) })
+    } catch (error) {
+      for (const { reject } of admitted) reject(error)
+    }
   }
 
   /** Doubles the bucket map. What goes wrong here is tried again after the next commit. */
