@@ -8,7 +8,7 @@
  *  - any PodFin and any release that he heard or can seal.
  * Evidence he has made with the broken chip's key (any measurement, any owner), by an image of his own on the honest
  * chip, and, where the variant says so, by an oracle in the genuine image. He also runs the genuine image on the honest
- * chip for himself (the stranger's pod) and knows everything that this pod knows.
+ * chip for himself (the stranger's pod), gives it the hellos he hears, and knows everything that this pod knows.
  */
 import { hex, utf8 } from '../../attestation/bytes.ts'
 import { Refusal } from '../../attestation/errors.ts'
@@ -127,11 +127,11 @@ export class Attacker {
   }
 
   hellos(clients: readonly Seen[]): Move[] {
-    return this.#hellos(clients).map(({ name, bytes }) => given(name, bytes))
+    const heard = this.#heardHellos(clients).map(({ name, bytes }) => given(name, bytes))
+    return [...heard, given('own hello', this.#ownHello)]
   }
-  #hellos(clients: readonly Seen[]): { name: string; bytes: Uint8Array }[] {
-    const heard = clients.map(client => ({ name: `${client.name}'s hello`, bytes: client.said[0] as Uint8Array }))
-    return [...heard, { name: 'own hello', bytes: this.#ownHello }]
+  #heardHellos(clients: readonly Seen[]): { name: string; bytes: Uint8Array }[] {
+    return clients.map(client => ({ name: `${client.name}'s hello`, bytes: client.said[0] as Uint8Array }))
   }
 
   async podHellos(target: Seen, clients: readonly Seen[], pods: readonly Seen[]): Promise<Move[]> {
@@ -213,7 +213,7 @@ export class Attacker {
       if (said) answers.push(readAnswer(after(pod, 1), said))
     }
     const { strangersPod, endedPod, powers } = this.#world
-    for (const hello of this.#hellos(clients)) {
+    for (const hello of this.#heardHellos(clients)) {
       const answer = await this.#answer(`stranger's pod < ${hello.name}`, strangersPod(hello.name), hello.bytes)
       if (answer !== null) answers.push(answer)
     }

@@ -1,7 +1,7 @@
 // Real cryptography, made repeatable: randomness is a function of who asks and for the how-manieth time, and slow
 // operations are remembered. A role that is run again from the start with the same messages says the same bytes again.
 import * as crypto from 'node:crypto'
-import { hex, u32be, utf8 } from '../../attestation/bytes.ts'
+import { u32be, utf8 } from '../../attestation/bytes.ts'
 import { nodePrimitives } from '../../attestation/primitives/node.ts'
 import type { KemSecret, SyncPrimitives } from '../../attestation/primitives/primitives.ts'
 
@@ -21,7 +21,7 @@ export class Repeatable {
       // Callers wipe what they are given, so what is remembered is given out as a copy.
       kemKeyPair: seed => {
         const { publicKey, secret } = this.#once('pair', [seed], () => real.kemKeyPair(seed.slice()))
-        const id = hex(publicKey)
+        const id = asText(publicKey)
         if (!this.#pairs.has(id)) this.#pairs.set(id, { secret, madeBy: this.#who })
         return { publicKey: publicKey.slice(), secret }
       },
@@ -48,11 +48,11 @@ export class Repeatable {
 
   /** What a debugger or a crash dump would show: the private half of a pair that was made here. */
   leak(publicKey: Uint8Array): KemSecret | null {
-    return this.#pairs.get(hex(publicKey))?.secret ?? null
+    return this.#pairs.get(asText(publicKey))?.secret ?? null
   }
   /** The role that made a KEM key. */
   madeBy(publicKey: Uint8Array): string | null {
-    return this.#pairs.get(hex(publicKey))?.madeBy ?? null
+    return this.#pairs.get(asText(publicKey))?.madeBy ?? null
   }
 
   #random(length: number): Uint8Array {
@@ -61,7 +61,7 @@ export class Repeatable {
   }
 
   #once<T>(what: string, inputs: readonly Uint8Array[], make: () => T): T {
-    const key = `${what} ${inputs.map(input => hex(this.#real.sha256(input))).join(' ')}`
+    const key = [what, ...inputs.map(asText)].join('\n')
     const known = this.#memory.get(key)
     if (known !== undefined) return known as T
     const made = make()
@@ -69,3 +69,7 @@ export class Repeatable {
     return made
   }
 }
+
+/** One character a byte. */
+const asText = (bytes: Uint8Array): string =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1')
