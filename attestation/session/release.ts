@@ -11,6 +11,8 @@ import { HEAD_CAP, hash, kdf, podStateShape } from './transcript.ts'
 /** A control message fits one frame. */
 export const CONTROL_CAP = 64 * 1024
 const RELEASE_CAP = 60 * 1024
+/** Keys open at a time: what one `status` can tell. */
+export const MAX_OPEN_KEYS = 256
 
 export const purpose = { collection: 1, state: 2, backup: 3, inbox: 4, disk: 6 } as const
 export type Purpose = (typeof purpose)[keyof typeof purpose]
@@ -50,7 +52,7 @@ const keyRelease = struct(['pas1-release', 1], {
   /** 1: the head comes from a recovery box. */
   recovering: uint(1),
   manifest: uint(),
-  keys: array(releasedKey, { min: 1, max: 256 }),
+  keys: array(releasedKey, { min: 1, max: MAX_OPEN_KEYS }),
   egress: array(egress, { max: 16 }),
 })
 export type KeyRelease = Of<typeof keyRelease>
@@ -87,7 +89,7 @@ export const controlAnswer = oneOf({
     /** The pod's own `now`. */
     now: uint(),
     head: nullable(bytes({ max: HEAD_CAP })),
-    leases: array(leaseStatus, { max: 256 }),
+    leases: array(leaseStatus, { max: MAX_OPEN_KEYS }),
     releaseSequence: uint(),
     policySequence: uint(),
     manifest: uint(),

@@ -20,6 +20,7 @@ import {
   type KeyRelease,
   keyCheckValue,
   keyId,
+  MAX_OPEN_KEYS,
   type OwnerPolicy,
   openOwnerPolicy,
   podState,
@@ -81,7 +82,7 @@ async function checkShape(pod: Pod, by: Session, release: KeyRelease): Promise<R
   return { release, policy, knownHead, keys, by }
 }
 
-/** Each kid is what it says, none stands there twice, and the two keys that make a pod are there. */
+/** Each kid is what it says, none stands there twice, the two keys that make a pod are there, and they are not too many. */
 function checkKeySet(pod: Pod, keys: readonly ReleasedKey[]): void {
   const seen = new Set<string>()
   for (const key of keys) {
@@ -95,6 +96,10 @@ function checkKeySet(pod: Pod, keys: readonly ReleasedKey[]): void {
   for (const needed of [purpose.state, purpose.disk]) {
     const count = keys.filter(key => key.purpose === needed).length
     if (count !== 1) throw new Malformed(`expected one key of purpose ${needed}, got ${count}`)
+  }
+  for (const { kid } of pod.leases.open()) seen.add(hex(kid))
+  if (seen.size > MAX_OPEN_KEYS) {
+    throw new Rejection('release', 'limit', `expected at most ${MAX_OPEN_KEYS} keys open at a time, got ${seen.size}`)
   }
 }
 

@@ -231,8 +231,10 @@ export class Supervisor {
     })
   }
 
+  /** Not for a generation that was locked before its turn came: the disk of a locked pod stays closed. */
   async #openStorage(asker: Generation, diskKey: Uint8Array): Promise<void> {
     try {
+      if (asker !== this.#current || this.#ending) return
       if (!this.#storageOpen) await this.#options.storage.open(diskKey, () => void this.#onStorageLost())
       this.#storageOpen = true
       this.#options.report({ event: 'storage', state: 'opened' })

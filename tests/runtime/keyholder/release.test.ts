@@ -463,6 +463,19 @@ test('a lock while a release is under way wins', async t => {
   t.false(world.asked.some(({ kind }) => kind === 'commit'))
 })
 
+test('no more keys are open at a time than the status can tell', async t => {
+  const world = new World()
+  const client = await world.connect()
+  const many = (from: number, count: number) =>
+    world.owner.keys(new Map(Array.from({ length: count }, (_, i) => [idOf(from + i), everything])))
+  t.is(codeOf(await client.release({ keys: many(0, 200) })), 'status')
+  t.is(codeOf(await client.release({ keys: many(200, 54) })), 'status')
+  t.is(codeOf(await client.release({ keys: many(300, 1) })), 'limit')
+  t.is(codeOf(await client.release({ keys: many(0, 1) })), 'status')
+  const answer = await client.control({ kind: 'status' })
+  t.is(answer.kind === 'status' && answer.leases.length, 256)
+})
+
 test('one release at a time', async t => {
   const world = new World()
   const [client, other] = [await world.connect(), await world.connect()]

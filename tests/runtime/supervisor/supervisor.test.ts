@@ -1,10 +1,12 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { Socket } from 'node:net'
+import { Duplex } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import test, { type ExecutionContext } from 'ava'
-import { childProcessLauncher } from '../../../runtime/supervisor/launcher.ts'
+import { childProcessLauncher, type Launcher } from '../../../runtime/supervisor/launcher.ts'
 import { Supervisor, type Storage, type SupervisorEvent } from '../../../runtime/supervisor/supervisor.ts'
 
 const role = pathToFileURL(join(import.meta.dirname, '../../../runtime/role.ts')).href
@@ -138,6 +140,55 @@ test('the disk key is exactly 32 bytes, wiped after use', async t => {
   await until(() => log().includes('keyholder heard o'))
   await until(() => keys[0]?.every(byte => byte === 0) === true)
   t.is(keys.length, 1)
+})
+
+/** Roles without processes, for what would take luck to happen between real ones. */
+function puppets() {
+  const said = new Map<string, (verb: string) => void>()
+  const launcher: Launcher = {
+    start(role) {
+      const { promise: ended, resolve } = Promise.withResolvers<boolean>()
+      const control = new Duplex({ read() {}, write: (_chunk, _encoding, done) => done() })
+      const say = (verb: string) => void control.push(Buffer.from(verb, 'latin1'))
+      said.set(role, say)
+      say('r')
+      return { role, control: control as Socket, ended, terminate: () => resolve(true), kill: () => resolve(false) }
+    },
+  }
+  return { launcher, keyholder: (verb: string) => said.get('keyholder')?.(verb) }
+}
+
+test('a disk key that is still on its way when the pod is locked opens nothing', async t => {
+  const runDir = mkdtempSync(join(tmpdir(), 'sup-'))
+  const { launcher, keyholder } = puppets()
+  const events: SupervisorEvent[] = []
+  const { promise: closed, resolve: close } = Promise.withResolvers<void>()
+  let opened = 0
+  const storage: Storage = {
+    async open() {
+      opened++
+    },
+    close: () => closed,
+  }
+  const supervisor = new Supervisor({ launcher, storage, runDir, report: event => events.push(event) })
+  await supervisor.start()
+  const open = `O${'k'.repeat(32)}`
+  keyholder(open)
+  await sleep(10)
+  t.is(opened, 1)
+  keyholder('L')
+  await sleep(10)
+  keyholder(open)
+  await sleep(10)
+  close()
+  while (!events.some(({ event }) => event === 'replaced')) await sleep(10)
+  await sleep(10)
+  t.is(opened, 1)
+  keyholder(open)
+  await sleep(10)
+  t.is(opened, 2, "the successor's does")
+  await supervisor.stop()
+  rmSync(runDir, { recursive: true })
 })
 
 test('storage that does not open is said, and the pod stays up', async t => {
