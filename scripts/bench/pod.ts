@@ -125,7 +125,13 @@ async function drain(body: AsyncIterable<Uint8Array>): Promise<number> {
   return bytes
 }
 
-async function bulkRows(pod: LocalPod, session: Session, koa: { url: string }): Promise<Row[]> {
+type Memory = ReadonlyMap<string, { now: number; peak: number }>
+function memoryOf(pod: LocalPod): Memory {
+  const roles = podProcesses(pod)
+  return new Map(['edge', 'keyholder', 'api'].map(role => [role, memoryMiB(roles.get(role)?.[0] ?? 0)]))
+}
+
+async function bulkRows(pod: LocalPod, session: Session, koa: { url: string }, idle: Memory): Promise<Row[]> {
   const total = 64 * MIB
   const transfers: Record<'up' | 'down', Record<'sealed' | 'plain', () => Promise<number>>> = {
     up: {
@@ -154,9 +160,6 @@ async function bulkRows(pod: LocalPod, session: Session, koa: { url: string }): 
     if (bytes !== total) throw new Error(`${bytes} of ${total} bytes arrived`)
     return total / MIB / ((performance.now() - start) / 1000)
   }
-  const roles = podProcesses(pod)
-  const memory = () => new Map(['edge', 'keyholder', 'api'].map(role => [role, memoryMiB(roles.get(role)?.[0] ?? 0)]))
-  const idle = memory()
   const rows: Row[] = []
   for (const direction of ['up', 'down'] as const) {
     const { sealed, plain } = transfers[direction]
@@ -178,14 +181,14 @@ async function bulkRows(pod: LocalPod, session: Session, koa: { url: string }): 
       detail: `last round: ${ours.toFixed(0)} against ${theirs.toFixed(0)} MiB/s`,
     })
   }
-  const after64 = memory()
+  const after64 = memoryOf(pod)
   for (let i = 0; i < 4; i++) await transfers.up.sealed()
-  const afterMore = memory()
+  const afterMore = memoryOf(pod)
   for (const [role, { now }] of idle) {
     const [busy, more] = [after64.get(role)?.peak ?? 0, afterMore.get(role)?.peak ?? 0]
     rows.push({
       name: `f ${role}`,
-      what: `memory of ${role}: MiB idle`,
+      what: `memory of ${role}: MiB idle, unlocked and before any load`,
       ratio: now,
       bound: { atMost: 90 },
       detail: `peak during (d) ${busy.toFixed(0)} MiB; after four more uploads of 64 MiB ${more.toFixed(0)} MiB`,
@@ -251,8 +254,9 @@ export async function* benchPod(folder: StateFolder): AsyncGenerator<Row> {
     const owner: OpenOwner = pod.owner
     const session = await connect(pod.url, owner, { primitives: p })
     await releaseKeys(session)
+    const idle = memoryOf(pod)
     yield await echoRow(pod, session, koa)
-    yield* await bulkRows(pod, session, koa)
+    yield* await bulkRows(pod, session, koa, idle)
     yield* await saveRows(folder, session)
   } finally {
     await pod.stop()
