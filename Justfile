@@ -24,6 +24,14 @@ bench *args:
 attacks *args:
     npm run attacks --silent -- {{args}}
 
+# search the session's state machines for attacks
+explore *args:
+    npm run explore --silent -- {{args}}
+
+# run a folder of evidence cases: just conformance DIR
+conformance *args:
+    npm run conformance --silent -- {{args}}
+
 # bundle the roles; --package also emits dist/
 build *args:
     npm run build --silent -- {{args}}
