@@ -20,7 +20,7 @@ import {
   signDocument,
   type TcbInfoBody,
 } from '../../../attestation/silicon/intel.ts'
-import { validityOf } from '../../../attestation/silicon/vendor.ts'
+import { mintChipKey, validityOf } from '../../../attestation/silicon/vendor.ts'
 import { encodeTdxCollateral, noTdxCollateral, type TdxCollateral } from '../../../attestation/tdx/collateral.ts'
 import {
   asAuthority,
@@ -50,6 +50,8 @@ const attributes = (value: bigint) => ({ tdAttributes: word(value) })
 const SEPT = 1n << 28n
 
 const otherKey = await mintKey()
+const longKey = await mintChipKey()
+const buffer = (input: Uint8Array) => input as Uint8Array<ArrayBuffer>
 const list = validityOf.list(NOW)
 const ended = { notBefore: NOW - 9, notAfter: NOW - 1 }
 const future = { notBefore: NOW + 1, notAfter: NOW + 9 }
@@ -227,6 +229,20 @@ const rows: Record<string, Row> = {
     rules: { fmspc: { require: [bytes('00806f050000')] } },
   },
 
+  'more behind the fields of the platform': {
+    step: 'format',
+    code: 'malformed',
+    certificates: {
+      pck: ({ extensions }) => ({
+        extensions: extensions.map(({ type, critical, value }) =>
+          type.startsWith('1.2.840')
+            ? new Extension(type, critical, buffer(concat(new Uint8Array(value), bytes('0500'))))
+            : new Extension(type, critical, value),
+        ),
+      }),
+    },
+  },
+
   // 3 chain
   'a root that the policy does not name': {
     step: 'chain',
@@ -348,6 +364,14 @@ const rows: Record<string, Row> = {
     step: 'revocation',
     code: 'certificate-revoked',
     collateral: async () => ({ rootCrl: await issueIntelList(asRoot, list, ['04']) }),
+  },
+  'a revoked signer of TCB info alone': {
+    step: 'revocation',
+    code: 'certificate-revoked',
+    collateral: async () => ({
+      rootCrl: await issueIntelList(asRoot, list, ['05']),
+      tcbInfoSigner: await issueIntel({ ...requests().signer, serial: '05' }),
+    }),
   },
   'a revoked signer of the identity alone': {
     step: 'revocation',
@@ -472,7 +496,7 @@ const rows: Record<string, Row> = {
   'more than 64 KiB of JSON': {
     step: 'format',
     code: 'malformed',
-    collateral: () => ({ tcbInfo: fill(64 * 1024 + 1, 0x20) }),
+    tcbInfo: body => level(body, 0, { advisoryIDs: Array.from({ length: 1000 }, () => 'INTEL-SA'.repeat(9)) }),
   },
   'a QE identity in the place of TCB info': {
     step: 'format',
@@ -586,6 +610,16 @@ const rows: Record<string, Row> = {
     step: 'endorsement',
     code: 'chain-invalid',
     sgx: fields => fields.filter((_, i) => i !== 5),
+  },
+  'a platform with a key of another curve': {
+    step: 'chain',
+    code: 'chain-invalid',
+    certificates: { pck: () => ({ publicKey: longKey.publicKey }) },
+  },
+  'a signer of collateral with a key of another curve': {
+    step: 'endorsement',
+    code: 'chain-invalid',
+    certificates: { signer: () => ({ publicKey: longKey.publicKey }) },
   },
   "an enclave report that another platform's key signed": {
     step: 'endorsement',
@@ -893,6 +927,27 @@ test('collateral that was given counts before collateral that the host sent', as
   t.true((await appraise(send(tdx), none)).accepted)
   t.true((await appraise(send(revoked), given)).accepted)
   t.like(await appraise(send(revoked), none), { accepted: false, code: 'certificate-revoked' })
+})
+
+test('the record of an appraisal names every step, in order', async t => {
+  const { evidence, given } = await good()
+  const { steps } = await appraise(evidence, given)
+  t.deepEqual(
+    steps.filter(({ outcome, rule }) => outcome === 'passed' && !rule?.startsWith('tdx.')).map(({ step }) => step),
+    [
+      'format',
+      'chain',
+      'revocation',
+      'endorsement',
+      'signature',
+      'flags',
+      'flags',
+      'measurement',
+      'binding',
+      'platform',
+    ],
+  )
+  t.true(steps.some(({ rule, outcome }) => rule === 'tdx.collateral' && outcome === 'passed'))
 })
 
 test('an SGX quote is refused by name', async t => {
