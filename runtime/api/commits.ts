@@ -3,7 +3,7 @@
  * SQL transaction (PROTOCOL 2.7, PIPELINE section 5). Every change stands or falls by itself.
  */
 import { type Code, Rejection, Unavailable } from '../../attestation/errors.ts'
-import { Aborted } from '../store/database.ts'
+import { Aborted, Undecided } from '../store/database.ts'
 import type { NewBucket, Prepared, Store } from '../store/store.ts'
 import type { Buckets } from './buckets.ts'
 import { type Keyholder, refusal } from './keyholder.ts'
@@ -155,7 +155,8 @@ export class Commits {
     try {
       await this.#store.commit(prepared, changes, created)
     } catch (error) {
-      await this.#keyholder.abandon(prepared.seq)
+      // Undecided, it stays outstanding: a keyholder that does not know its head locks instead of handing it over.
+      if (!(error instanceof Undecided)) await this.#keyholder.abandon(prepared.seq)
       throw error
     }
     this.#buckets.wrote(prepared.buckets)
@@ -188,7 +189,8 @@ export class Commits {
       const { seq } = state.commit as unknown as Prepared
       const head = await this.#keyholder.adopt(seq)
       this.#watch({ seq, head, changes: [] })
-    } catch {
+    } catch (error) {
+      if (error instanceof Undecided) return
       // An incomplete last part ends a split that was begun; a commit that was prepared is abandoned.
       if (state.commit !== null) await this.#keyholder.abandon(state.commit.seq).catch(() => {})
       else await this.#keyholder.split({ buckets: [], last: 1 }).catch(() => {})

@@ -6,6 +6,7 @@ import { Rejection, type Code, Unavailable } from '../../attestation/errors.ts'
 import { decode, encodeAs, type Of } from '../../attestation/wire.ts'
 import { ask, question } from '../keyholder/messages.ts'
 import { apiAnswer, apiRequest, keyholderAnswer, keyholderRequest, MESSAGE_CAP } from '../keyholder/verbs.ts'
+import { Undecided } from '../store/database.ts'
 import { connect, type Link, type LinkStream, reset, StreamReset } from '../link.ts'
 
 type Request = Of<typeof apiRequest>
@@ -111,8 +112,11 @@ export const refusal = (code: string): Error =>
 
 async function answer(stream: LinkStream, onRequest: OnRequest): Promise<void> {
   const request = decode(keyholderRequest, await question(stream), MESSAGE_CAP)
-  const answered = await onRequest(request).catch(
-    (error: unknown): ApiAnswer => ({ kind: 'refused', code: refusalCode(error) }),
-  )
-  await stream.end(encodeAs(apiAnswer, answered))
+  try {
+    await stream.end(encodeAs(apiAnswer, await onRequest(request)))
+  } catch (error) {
+    if (error instanceof Undecided)
+      stream.reset(reset.gone) // a refusal would say that it was certainly not written
+    else await stream.end(encodeAs(apiAnswer, { kind: 'refused', code: refusalCode(error) }))
+  }
 }

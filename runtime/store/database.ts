@@ -34,6 +34,14 @@ export class ConnectionLost extends Unavailable {
   }
 }
 
+/** The store was closed before the database said what became of a commit: it may be durable, and may not. */
+export class Undecided extends Unavailable {
+  constructor(cause: unknown) {
+    super('nobody knows whether the commit is durable', 2, { cause })
+    this.name = 'Undecided'
+  }
+}
+
 /** Disk full, out of memory, too many connections: waiting a second does not help. */
 const INSUFFICIENT_RESOURCES = '53'
 const RETRY_RESOURCES_SECONDS = 30

@@ -19,7 +19,7 @@ import {
 } from '../../attestation/log/merkle.ts'
 import type { SyncPrimitives } from '../../attestation/primitives/primitives.ts'
 import { bucketStatement, commitStatement, type ItemWrite, type NewBucket, type StateRow } from './commit-statement.ts'
-import { Aborted, type Connection, ConnectionLost, connect, fromBytea, fromUuid, Pool } from './database.ts'
+import { Aborted, type Connection, ConnectionLost, connect, fromBytea, fromUuid, Pool, Undecided } from './database.ts'
 import { checkSchema } from './migrations.ts'
 
 export type { ItemWrite, NewBucket, StateRow } from './commit-statement.ts'
@@ -245,8 +245,9 @@ export class Store {
   // Writing
 
   /**
-   * Resolves when the commit is durable. `created` is by how many items the pod grows. Rejects when it certainly is not; while that cannot be known (the connection
-   * went away) it asks again and again, until the database or {@link close} answers.
+   * Resolves when the commit is durable. `created` is by how many items the pod grows. Rejects when it certainly is
+   * not; while that cannot be known (the connection went away) it asks again and again, until the database answers, or
+   * {@link close} leaves it {@link Undecided}.
    */
   commit(prepared: Prepared, items: readonly ItemWrite[], created = 0): Promise<void> {
     return this.#inTurn(async () => {
@@ -333,7 +334,7 @@ export class Store {
         const [row] = await writer.rows('SELECT nodes FROM pod.log WHERE seq = $1', [seq])
         return row !== undefined && equal(fromBytea(row[0]).subarray(0, 32), leafHash)
       } catch (error) {
-        if (this.#closed) throw error
+        if (this.#closed) throw new Undecided(error)
         await sleep(IN_DOUBT_RETRY_MS[Math.min(attempt, IN_DOUBT_RETRY_MS.length - 1)])
       }
     }

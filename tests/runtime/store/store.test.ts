@@ -8,7 +8,7 @@ import { hex } from '../../../attestation/bytes.ts'
 import { Rejection, Unavailable, Unsupported } from '../../../attestation/errors.ts'
 import { decodeHead } from '../../../attestation/log/head.ts'
 import { Ledger } from '../../../runtime/keyholder/ledger.ts'
-import { Aborted } from '../../../runtime/store/database.ts'
+import { Aborted, Undecided } from '../../../runtime/store/database.ts'
 import { migrate, SCHEMA_VERSION } from '../../../runtime/store/migrations.ts'
 import { type ItemWrite, Store } from '../../../runtime/store/store.ts'
 import { database, type TestDatabase } from '../../support/api-client.ts'
@@ -166,7 +166,7 @@ test('a full disk: certainly not committed, with advice to wait', async t => {
 async function unreliable(t: ExecutionContext, url: string) {
   const run = mkdtempSync(join(tmpdir(), 'apipg-'))
   const real = new URLSearchParams(url.split('?')[1]).get('host') as string
-  const line = { cutAtAnswer: false, cutAtQuestion: false }
+  const line = { cutAtAnswer: false, cutAtQuestion: false, silent: false, asked: () => {} }
   const open = new Set<Socket>()
   const proxy = createServer(near => {
     const far = connectSocket(join(real, '.s.PGSQL.5432'))
@@ -181,8 +181,9 @@ async function unreliable(t: ExecutionContext, url: string) {
       if (isCommit && line.cutAtQuestion) return cut()
       swallow ||= isCommit && line.cutAtAnswer
       far.write(bytes)
+      if (isCommit) line.asked()
     })
-    far.on('data', bytes => (swallow ? cut() : near.write(bytes)))
+    far.on('data', bytes => line.silent || (swallow ? cut() : near.write(bytes)))
   })
   await new Promise<void>(done => proxy.listen(join(run, '.s.PGSQL.5432'), done))
   t.teardown(() => {
@@ -207,6 +208,22 @@ test('a connection that breaks after the commit: adopted', async t => {
   await writing
   t.is(store.size, 2)
   t.deepEqual((await store.item(coll, item.id))?.sealed, item.sealed)
+})
+
+test('a store that is closed before the database answers: undecided, which is not the same as refused', async t => {
+  const db = await sharedDatabase(t)
+  const { line, url } = await unreliable(t, db.url)
+  const store = await opened(t, url)
+  const ledger = await begun(store)
+  const { commit, item } = await creation(store, ledger)
+  line.silent = true
+  const asked = new Promise<void>(done => {
+    line.asked = done
+  })
+  const writing = t.throwsAsync(store.commit(commit, [item], 1), { instanceOf: Undecided })
+  await asked
+  await store.close()
+  await writing
 })
 
 test('a connection that breaks before the commit: abandoned, and the same number is free again', async t => {
