@@ -14,12 +14,16 @@ export type ItemEvent = Readonly<{ coll: Uint8Array; id: Uint8Array; version: nu
 export type CommitEvent = Readonly<{ seq: number; changes: readonly ItemEvent[] | null }>
 
 const KEPT_COMMITS = 1024
+/** Of all commits kept together: an import of full batches must not grow this process by what it brings. */
+const KEPT_CHANGES = 16_384
 const LEAVES_A_QUESTION = 64
 
 export class Events {
   readonly #store: Store
   readonly #keyholder: Keyholder
-  #latest: CommitEvent[] = []
+  readonly #latest: { seq: number; changes: readonly ItemEvent[] }[] = []
+  /** Changes in all of them. */
+  #kept = 0
   #next = Promise.withResolvers<void>()
 
   constructor(store: Store, keyholder: Keyholder) {
@@ -30,7 +34,10 @@ export class Events {
   happened({ seq, changes }: Pick<Happened, 'seq' | 'changes'>): void {
     const told = changes.map(({ coll, id, version, sealed }) => ({ coll, id, version, deleted: sealed === null }))
     this.#latest.push({ seq, changes: told })
-    if (this.#latest.length > 2 * KEPT_COMMITS) this.#latest = this.#latest.slice(-KEPT_COMMITS)
+    this.#kept += told.length
+    while (this.#latest.length > 1 && (this.#latest.length > KEPT_COMMITS || this.#kept > KEPT_CHANGES)) {
+      this.#kept -= this.#latest.shift()?.changes.length ?? 0
+    }
     this.#next.resolve()
     this.#next = Promise.withResolvers<void>()
   }

@@ -61,6 +61,8 @@ export class Sessions {
   readonly #keyholder: () => Keyholder | null
   readonly #live = new Map<string, Session>()
   readonly #asked = new Map<string, Promise<Session | null>>()
+  /** Ended while their secrets were on their way. */
+  readonly #stillborn = new Set<string>()
 
   constructor(p: SyncPrimitives, keyholder: () => Keyholder | null) {
     this.#p = p
@@ -72,9 +74,14 @@ export class Sessions {
     const key = hex(sid)
     const known = this.#live.get(key)
     if (known !== undefined) return known
-    const asked = this.#asked.get(key) ?? this.#ask(key, sid).finally(() => this.#asked.delete(key))
+    const asked = this.#asked.get(key) ?? this.#ask(key, sid).finally(() => this.#answered(key))
     this.#asked.set(key, asked)
     return asked
+  }
+
+  #answered(key: string): void {
+    this.#asked.delete(key)
+    this.#stillborn.delete(key)
   }
 
   async #ask(key: string, sid: Uint8Array): Promise<Session | null> {
@@ -85,6 +92,7 @@ export class Sessions {
       const keys = streamKeys(this.#p, { c2s, s2c })
       c2s.fill(0)
       s2c.fill(0)
+      if (this.#stillborn.has(key)) return null
       const restored = window === null ? new Window() : Window.restore(window)
       const session = new Session(sid, keys, restored, scopes === null ? null : decodeScopes(scopes))
       this.#live.set(key, session)
@@ -101,6 +109,7 @@ export class Sessions {
       const key = hex(sid)
       this.#live.get(key)?.cut()
       this.#live.delete(key)
+      if (this.#asked.has(key)) this.#stillborn.add(key)
     }
   }
 
