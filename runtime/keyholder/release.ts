@@ -129,7 +129,7 @@ async function unlock(pod: Pod, given: Released): Promise<void> {
 async function extend(pod: Pod, given: Released): Promise<void> {
   const ledger = pod.readable()
   checkSameStateKey(pod, given)
-  await checkKnownHead(pod, ledger, given.knownHead)
+  await checkKnownHead(pod, ledger, given)
   checkSequences({ ...ledger.state, ...pod.seen }, given)
   await judgeAgain(pod, given)
   const state = checkKeys(pod, ledger.state, given)
@@ -180,9 +180,12 @@ async function readStore(pod: Pod, known: number): Promise<Stored> {
 }
 
 /** The head that this device knows must be one that the open log has gone through. */
-async function checkKnownHead(pod: Pod, ledger: Ledger, known: KnownHead | null): Promise<void> {
-  if (known === null || ledger.suspicion !== null) return
+async function checkKnownHead(pod: Pod, ledger: Ledger, { knownHead: known, release }: Released): Promise<void> {
+  if (ledger.suspicion !== null || (known === null && release.recovering === 1)) return
   const head = ledger.head && decodeHead(ledger.head)
+  if (known === null) {
+    throw new Rejection('state', 'stale', `the release names no head, but this pod has one of size ${head?.size ?? 0}`)
+  }
   if (head === null || head.size < known.size) {
     throw new Rejection('state', 'rollback', `the log has ${head?.size ?? 0} leaves, the owner knows ${known.size}`)
   }

@@ -1,4 +1,5 @@
 /** Whoever speaks PAS/1 to a pod with machines of his own: any credential, any signature, any control message. */
+import { decodeHead } from '../../attestation/log/head.ts'
 import { fromHex, utf8 } from '../../attestation/bytes.ts'
 import {
   auth,
@@ -110,6 +111,8 @@ export type ReleaseChanges = Partial<KeyRelease> & { lease?: Lease }
 /** A release for this owner's pod, of the keys that `holder` has: his own roots, whoever he is. */
 export async function releaseFor(owner: Person, holder: Person, changes: ReleaseChanges = {}): Promise<ControlRequest> {
   const { lease = LEASE, ...rest } = changes
+  const { head } = await owner.heads.load()
+  const known = head && decodeHead(head)
   const one = (of: Purpose, collection: Uint8Array, key: Uint8Array): ReleasedKey => ({
     kid: keyId(p, owner.podId, of, collection, 0),
     purpose: of,
@@ -122,7 +125,7 @@ export async function releaseFor(owner: Person, holder: Person, changes: Release
     sequence: await owner.nextRelease(),
     time: TEST_NOW,
     policy: await owner.policy(),
-    knownHead: null,
+    knownHead: known && [known.size, known.logRoot],
     recovering: 0,
     manifest: 1,
     keys: [

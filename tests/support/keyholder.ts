@@ -36,6 +36,7 @@ import {
   type PodFin,
   type PublicKey,
   podFin,
+  podState,
   purpose,
   type ReleasedKey,
   receiveHello,
@@ -229,7 +230,9 @@ export class Client {
   }
 
   async release(changed: Partial<KeyRelease> = {}): Promise<ControlAnswer> {
-    const release = await this.#world.owner.release(changed)
+    const isOpen = this.#world.keyholder.phase === podState.unlocked
+    const knownHead = isOpen && changed.knownHead === undefined ? await this.#world.known(this) : null
+    const release = await this.#world.owner.release({ knownHead, ...changed })
     return await this.control({ kind: 'release', release: encodeKeyRelease(release) })
   }
 }

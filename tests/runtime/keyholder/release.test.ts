@@ -397,6 +397,7 @@ test('in an unlocked pod a release extends leases, skips the disk and is logged'
 
 /** The same failures in an unlocked pod change nothing. */
 const failingLater: typeof failing = {
+  'no known head': [() => ({ knownHead: null }), 'stale'],
   'a wrong key': [
     world => ({
       keys: world.owner.keys(openA).map(each => (each.purpose === 1 ? { ...each, key: filled(32, 0xee) } : each)),
