@@ -75,6 +75,13 @@ async function ensureOwner(options: LocalPodOptions, measurement: Uint8Array, no
   return { installation, owner, manifest, chipId: silicon.chipId }
 }
 
+/** What the roles said to people: their structured log is for machines. */
+const plainLines = (log: string): string =>
+  log
+    .split('\n')
+    .filter(line => line !== '' && !line.startsWith('{'))
+    .join('\n  ')
+
 /** Starts the pod and resolves when it answers, locked. Rejects with what the pod said when it does not start. */
 export async function startLocalPod(options: LocalPodOptions): Promise<LocalPod> {
   const { rolesDir, onStage = () => {}, onEvent = () => {} } = options
@@ -127,7 +134,7 @@ export async function startLocalPod(options: LocalPodOptions): Promise<LocalPod>
       if (event.event === 'up') done()
       onEvent(event)
     })
-    void ended.then(() => fail(new Unavailable(`the pod did not start: ${log.trim() || 'no reason given'}`, 10)))
+    void ended.then(() => fail(new Unavailable(`the pod did not start: ${plainLines(log) || 'no reason given'}`, 10)))
   })
   await up
   const url = `http://${readFileSync(join(runDir, 'edge.address'), 'utf8').trim()}`

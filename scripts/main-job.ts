@@ -10,8 +10,9 @@ import { parseArgs } from 'node:util'
 import type { StepOutcome } from '../attestation/appraise.ts'
 import { hex } from '../attestation/bytes.ts'
 import { platformText } from '../attestation/tdx/pck.ts'
-import { exitCode, Malformed, Refusal } from '../attestation/errors.ts'
+import { Malformed } from '../attestation/errors.ts'
 import { nodePrimitives } from '../attestation/primitives/node.ts'
+import { fail } from '../client/cli/failure.ts'
 import { duration, printable, secretFromFile, Terminal } from '../client/cli/terminal.ts'
 import { importFolder, type ImportReport } from '../client/import/folder.ts'
 import { documentSink } from '../client/import/sink.ts'
@@ -80,7 +81,7 @@ function readOptions(args: readonly string[], defaultImport: string): Options | 
     const { once, json, up } = values
     return { once, json, up, importDir: resolve(values.import), port, passphraseFile: values['passphrase-file'] }
   } catch (error) {
-    throw new Malformed(`${(error as Error).message}\nnpm start -- --help shows what there is`, 'data')
+    throw new Malformed(`${(error as Error).message} (npm start -- --help shows what there is)`, 'data')
   }
 }
 
@@ -156,6 +157,7 @@ export async function mainJob(rolesDir: string, packageRoot: string, args: reado
   const started = performance.now()
   let terminal = new Terminal(args.includes('--json'))
   let pod: LocalPod | null = null
+  let stopping = false
   try {
     const options = readOptions(args, packageRoot)
     if (options === 'help') {
@@ -164,6 +166,7 @@ export async function mainJob(rolesDir: string, packageRoot: string, args: reado
     }
     terminal = new Terminal(options.json)
     const interrupted = interruption()
+    void interrupted.then(() => (stopping = true))
     const timings = new Timings()
     const folder = await StateFolder.open()
     const say = narrator(options.json)
@@ -188,6 +191,7 @@ export async function mainJob(rolesDir: string, packageRoot: string, args: reado
       }),
     )
     pod = running
+    if (stopping) throw new Interrupted()
     say(
       `  ${running.url} answers, locked; keys and data in ${tidy(folder.path)}  (${seconds(timings.seconds['start'])})\n`,
     )
@@ -204,13 +208,9 @@ export async function mainJob(rolesDir: string, packageRoot: string, args: reado
     if (!wanted) throw new Error('the pod ended by itself')
     return 0
   } catch (error) {
-    if (error instanceof Interrupted) return 130
-    terminal.error(
-      error instanceof Refusal
-        ? `Refused at step "${error.reason.step}": ${error.reason.detail}`
-        : String((error as Error).message),
-    )
-    return exitCode(error)
+    // A Ctrl-C while the pod starts may reach it too: that it did not come up is then what was asked for.
+    if (error instanceof Interrupted || stopping) return 130
+    return fail(terminal, error)
   } finally {
     if (pod !== null) {
       await pod.stop()

@@ -105,6 +105,8 @@ async function adoptManifest(home: OwnerHome, path: string): Promise<number> {
   try {
     return await home.adoptManifest(new Uint8Array(await readFile(path)))
   } catch (error) {
+    if (error instanceof Malformed)
+      throw new Malformed(`--manifest: ${path} is not signed reference values (${error.reason.detail})`, 'data')
     const code = (error as NodeJS.ErrnoException).code
     throw typeof code === 'string' ? new Malformed(`--manifest: ${path} cannot be read: ${code}`, 'data') : error
   }
@@ -273,7 +275,9 @@ async function standardInput(): Promise<string> {
 
 export type ListOptions = Readonly<{ collection: string; handle?: string; limit: number; order: 'asc' | 'desc' }>
 
-export function list(context: Context, options: ListOptions): Promise<void> {
+export async function list(context: Context, options: ListOptions): Promise<void> {
+  if (options.handle !== undefined && options.collection !== 'memories')
+    throw new Malformed('--handle: only memories are filed under handles', 'data')
   return context.session(async session => {
     const { collection, handle, limit, order } = options
     const range = { limit: Math.min(limit, 500), order }
@@ -420,10 +424,12 @@ export function log(context: Context, options: { from: number; limit: number }):
     }))
     context.terminal.show(
       { entries: told },
-      told.map(
-        ({ seq, time, changes, control }) =>
-          `${String(seq).padStart(6)}  ${date(time)}  ${control ?? `${changes.length} changes`}`,
-      ),
+      told.length === 0
+        ? [`no entries from ${options.from} on`]
+        : told.map(
+            ({ seq, time, changes, control }) =>
+              `${String(seq).padStart(6)}  ${date(time)}  ${control ?? `${changes.length} ${changes.length === 1 ? 'change' : 'changes'}`}`,
+          ),
     )
   })
 }

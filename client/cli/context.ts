@@ -49,7 +49,7 @@ export class Context {
       : secretFromFile(passphraseFile)
   }
 
-  async url(home: OwnerHome): Promise<string> {
+  async url(home: Readonly<{ url: string | null }>): Promise<string> {
     const url = this.globals.url ?? home.url
     if (url === null) throw new Malformed('no address is known for this pod: say --url URL, or run pod up', 'data')
     return url

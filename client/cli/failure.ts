@@ -30,14 +30,18 @@ function nextStep(error: unknown): string {
   if (error instanceof Refusal) {
     if (error instanceof Unsupported) return 'Install a newer version of this program.'
     const { code, step } = error.reason
-    if (/\bpod (?:init|up)\b|\bchmod\b/.test(error.reason.detail)) return '' // it says so itself
+    if (/npm start -- --help|\bpod (?:init|up)\b|\bchmod\b|\bPOD_HOME\b/.test(error.reason.detail)) return '' // it says so itself
     if (code === 'malformed')
       return step === 'data'
-        ? 'See the options: pod COMMAND --help.'
-        : 'Is this the address of a pod? Look: pod inspect URL.'
+        ? 'See the options: pod --help, or --help after a command.'
+        : 'Is this the address of a pod? What answered there does not speak its protocol.'
+    if (step === 'credential' && (code === 'conflict' || code === 'not-found'))
+      return 'Look what there is: pod devices.'
     return nextByCode[code] ?? 'Nothing was released. Look closer: pod inspect URL.'
   }
   if (error instanceof Unavailable) {
+    if (error.message.startsWith('the pod did not start')) return '' // it says why
+    if (!/^no connection|HTTP \d/.test(error.message)) return `Try again in ${error.retryAfterSeconds} s.`
     return 'Is the pod up, and the address right (--url)? Start a local one with pod up, then run the same command again.'
   }
   return 'This is a mistake in this program. Run it with POD_DEBUG=1 and report what it says.'
@@ -50,7 +54,7 @@ export function fail(terminal: Terminal, error: unknown): number {
   const reason = error instanceof Refusal ? error.reason : null
   const whole = error instanceof Error ? error.message : String(error)
   const message = reason?.step === 'data' ? reason.detail : whole
-  if (terminal.json) {
+  if (terminal.json && !terminal.answered) {
     const document = { step: reason?.step ?? null, code: reason?.code ?? null, message, next: next || null }
     terminal.show({ error: document, exit: code }, [])
   } else {

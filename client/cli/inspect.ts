@@ -57,9 +57,10 @@ export function describeClaims(claims: Claims): Described {
 
 type Inspected = Readonly<{ evidence: Uint8Array; verdict: Appraisal | null; about: string }>
 
-export async function inspect(context: Context, target: string): Promise<void> {
+export async function inspect(context: Context, named?: string): Promise<void> {
   const folder = await context.folder()
   const home = await OwnerHome.find(context.primitives, folder)
+  const target = named ?? (await context.url(home ?? { url: null }))
   const isUrl = /^https?:\/\//.test(target)
   const inspected = isUrl ? await fromPod(context, home, target) : await fromFile(context, home, target)
   const { evidence, verdict, about } = inspected
@@ -121,10 +122,23 @@ async function evidenceFile(path: string): Promise<Uint8Array> {
   try {
     bytes = await readFile(path)
   } catch (error) {
-    throw new Malformed(`${path} cannot be read: ${(error as NodeJS.ErrnoException).code}`, 'data')
+    const code = (error as NodeJS.ErrnoException).code
+    throw new Malformed(
+      code === 'ENOENT'
+        ? `there is no file ${path} (the address of a pod begins with http:// or https://)`
+        : `${path} cannot be read: ${code}`,
+      'data',
+    )
   }
   if (bytes.length > MAX_FILE_BYTES) throw new Malformed(`${path} is too long to be evidence`, 'data')
   const plain = new Uint8Array(bytes)
   const report: Evidence = [['snp-report', plain]]
-  return plain.length === REPORT_SIZE ? encodeEvidence(report) : plain
+  const evidence = plain.length === REPORT_SIZE ? encodeEvidence(report) : plain
+  try {
+    decodeEvidence(evidence)
+  } catch (error) {
+    if (!(error instanceof Malformed)) throw error
+    throw new Malformed(`${path} is neither evidence nor a raw SNP report (${error.reason.detail})`, 'data')
+  }
+  return evidence
 }

@@ -74,9 +74,9 @@ function build(run: Run, start: commands.StartLocalPod): Command {
   program
     .command('inspect')
     .description('show evidence of a pod or in a file, and what this owner makes of it; releases nothing')
-    .argument('<url-or-file>', 'a pod, a file with evidence, or a raw SNP report')
-    .addHelpText('after', example('pod inspect http://127.0.0.1:8080', 'pod inspect report.bin --json'))
-    .action((target: string) => run(context => inspect(context, target)))
+    .argument('[url-or-file]', 'a pod (default: the one last used), a file with evidence, or a raw SNP report')
+    .addHelpText('after', example('pod inspect', 'pod inspect http://127.0.0.1:8080', 'pod inspect report.bin --json'))
+    .action((target?: string) => run(context => inspect(context, target)))
 
   program
     .command('unlock')

@@ -29,6 +29,11 @@ export class Terminal {
     return this.#input.isTTY === true && this.#notes.isTTY === true
   }
 
+  /** Whether the result is out: an error after it cannot be the document any more. */
+  get answered(): boolean {
+    return this.#shown
+  }
+
   /** The command's result: the document with `--json`, the lines otherwise. */
   show(document: unknown, lines: readonly string[]): void {
     if (this.#shown) throw new Error('a command shows one result')

@@ -5,7 +5,7 @@
 import { lstat, readdir, readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { utf8 } from '../../attestation/bytes.ts'
-import { Rejection } from '../../attestation/errors.ts'
+import { Malformed } from '../../attestation/errors.ts'
 import { type Document, isDocument, parseDocument } from './documents.ts'
 
 /** What a pod takes as one item's JSON. */
@@ -95,7 +95,7 @@ async function walk(
   try {
     entries = await list(join(root, below))
   } catch (error) {
-    if (below === '') throw new Rejection('data', 'not-found', `${root}: ${reasonOf(error)}`)
+    if (below === '') throw new Malformed(notAFolder(root, error), 'data')
     skipped.push({ path: `${below}/`, reason: reasonOf(error) })
     return
   }
@@ -103,8 +103,16 @@ async function walk(
     if (entry.name.startsWith('.') || entry.name === 'node_modules') continue
     const path = below === '' ? entry.name : `${below}/${entry.name}`
     if (entry.isDirectory()) await walk(root, path, take, skipped)
-    else if (entry.isFile() && isDocument(entry.name)) await take(path)
+    else if (entry.isFile() && isDocument(entry.name))
+      // A file that went away meanwhile, or whose name is not UTF-8: it cannot be reached by the name we have.
+      await take(path).catch(error => skipped.push({ path, reason: reasonOf(error) }))
   }
+}
+
+function notAFolder(path: string, error: unknown): string {
+  const code = (error as NodeJS.ErrnoException).code
+  if (code === 'ENOENT') return `there is no folder ${path}`
+  return code === 'ENOTDIR' ? `${path} is a file: name the folder it lies in` : `${path} ${reasonOf(error)}`
 }
 
 const list = (folder: string) => readdir(folder, { withFileTypes: true })

@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto'
 import { link, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { Rejection, Unavailable } from '../../attestation/errors.ts'
+import { Malformed, Rejection, Unavailable } from '../../attestation/errors.ts'
 
 const FILE_MODE = 0o600
 const FOLDER_MODE = 0o700
@@ -49,6 +49,22 @@ async function isAlive(holder: string): Promise<boolean> {
   return start === '' || (await startOf(Number(pid))) === start
 }
 
+/** What the owner can do about a folder that takes no file; other errors as they are. */
+function unwritable(error: unknown, path: string): unknown {
+  const code = codeOf(error)
+  if (code === 'ENOSPC' || code === 'EDQUOT')
+    return new Unavailable(
+      `no space left in ${path}: free some, then try again; what was written here before stays`,
+      60,
+      { cause: error },
+    )
+  if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS')
+    return new Malformed(`${path} cannot be written by this user (${code}): choose another with POD_HOME`, 'data')
+  if (code === 'EEXIST' || code === 'ENOTDIR')
+    return new Malformed(`${path} is not a folder: choose another with POD_HOME`, 'data')
+  return error
+}
+
 export class StateFolder {
   readonly path: string
   #turn: Promise<unknown> = Promise.resolve()
@@ -59,7 +75,9 @@ export class StateFolder {
 
   /** Makes the folder where there is none. */
   static async open(path: string = defaultFolder()): Promise<StateFolder> {
-    await mkdir(path, { recursive: true, mode: FOLDER_MODE })
+    await mkdir(path, { recursive: true, mode: FOLDER_MODE }).catch(error => {
+      throw unwritable(error, path)
+    })
     const found = await stat(path)
     if ((found.mode & 0o077) !== 0) {
       const mode = (found.mode & 0o777).toString(8)
@@ -93,14 +111,9 @@ export class StateFolder {
       await rename(temporary, join(this.path, name))
     } catch (error) {
       await rm(temporary, { force: true })
-      throw this.#full(error)
+      throw unwritable(error, this.path)
     }
     await this.#syncFolder()
-  }
-
-  #full(error: unknown): unknown {
-    if (codeOf(error) !== 'ENOSPC' && codeOf(error) !== 'EDQUOT') return error
-    return new Unavailable(`no space left in ${this.path}; nothing was changed`, 60, { cause: error })
   }
 
   /** The new name is on disk only once the folder is. */
@@ -134,8 +147,10 @@ export class StateFolder {
   async #acquire(lock: string): Promise<void> {
     const holder = `${process.pid} ${await startOf(process.pid)}\n`
     const ticket = `${lock}.${process.pid}.${randomBytes(4).toString('hex')}.ticket`
-    await writeFile(ticket, holder, { flag: 'wx', mode: FILE_MODE })
     try {
+      await writeFile(ticket, holder, { flag: 'wx', mode: FILE_MODE }).catch(error => {
+        throw unwritable(error, this.path)
+      })
       const giveUp = performance.now() + LOCK_PATIENCE_MS
       // A link appears with its content, so that nobody reads an empty lock and takes it for a dead one's.
       while (!(await link(ticket, lock).then(() => true, exists))) {

@@ -206,6 +206,6 @@ async function wrongPassphrase(folder: StateFolder, wait: Sleep): Promise<Reject
   })
   const seconds = penaltySeconds(failed)
   await wait(seconds)
-  const detail = `wrong passphrase (attempt ${failed}; the next answer takes ${penaltySeconds(failed + 1)} seconds)`
+  const detail = `wrong passphrase (attempt ${failed}; another wrong one is answered after ${penaltySeconds(failed + 1)} seconds)`
   return new Rejection('data', 'passphrase', detail)
 }

@@ -98,10 +98,10 @@ function baseOf(url: string): URL {
   try {
     base = new URL(url)
   } catch {
-    throw new Rejection('session', 'configuration', `"${url}" is not a URL: expected http://HOST:PORT or https://HOST`)
+    throw new Malformed(`"${url}" is not a URL: expected http://HOST:PORT or https://HOST`, 'data')
   }
   if (base.protocol !== 'http:' && base.protocol !== 'https:') {
-    throw new Rejection('session', 'configuration', `${base.protocol}// is not carried: expected http:// or https://`)
+    throw new Malformed(`${base.protocol}// is not carried: expected http:// or https://`, 'data')
   }
   if (!base.pathname.endsWith('/')) base.pathname += '/'
   return base

@@ -144,7 +144,10 @@ export async function startEdge(run: string, listen: Readonly<{ host: string; po
     void rest(request, response)
   })
   await new Promise<void>((done, fail) => {
-    server.once('error', error => fail(new Unavailable(`cannot listen: ${error.message}`, 10)))
+    server.once('error', (error: NodeJS.ErrnoException) => {
+      const taken = `${listen.host}:${listen.port} is in use by another program: choose another port`
+      fail(new Unavailable(error.code === 'EADDRINUSE' ? taken : `cannot listen: ${error.message}`, 10))
+    })
     server.listen(listen.port, listen.host, done)
   })
   const { address, port } = server.address() as AddressInfo

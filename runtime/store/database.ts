@@ -20,7 +20,9 @@ export interface Queryable {
 export class Aborted extends Unavailable {
   readonly state: string
   constructor(state: string, retryAfterSeconds: number, cause: unknown) {
-    super(`the database refused: ${state}`, retryAfterSeconds, { cause })
+    super(state === '53100' ? 'the disk of the pod is full' : `the database refused: ${state}`, retryAfterSeconds, {
+      cause,
+    })
     this.name = 'Aborted'
     this.state = state
   }

@@ -142,7 +142,32 @@ test('inspect decodes a raw report and says that nothing is verified', async t =
   t.regex(String(about), /nothing in it is verified/)
   await writeFile(file, 'not evidence')
   t.is((await pod(home, ['inspect', file])).code, 30)
-  t.is((await pod(home, ['inspect', '/no/such/file'])).code, 30)
+  t.regex((await pod(home, ['inspect', file])).err, /neither evidence nor a raw SNP report/)
+  const missing = await pod(home, ['inspect', '/no/such/file'])
+  t.is(missing.code, 30)
+  t.regex(missing.err, /there is no file .* begins with http/)
+})
+
+test('inspect without a target asks the pod last used, and says where none is known', async t => {
+  const home = await fresh()
+  t.regex((await pod(home, ['inspect'])).err, /say --url URL, or run pod up/)
+  await pod(home, ['init', '--no-passphrase', '--url', 'http://127.0.0.1:9'])
+  t.regex((await pod(home, ['inspect'])).err, /127\.0\.0\.1:9|no reference values/)
+})
+
+test('a folder that is none, and an address that is none: bad input, in plain words', async t => {
+  const file = `${await fresh()}.file`
+  await writeFile(file, '')
+  const folder = await pod(file, ['status'])
+  t.is(folder.code, 30)
+  t.regex(folder.err, /is not a folder: choose another with POD_HOME/)
+  const home = await fresh()
+  await pod(home, ['init', '--no-passphrase'])
+  const handle = await pod(home, ['list', '--collection', 'documents', '--handle', 'people'])
+  t.is(handle.code, 30)
+  const manifest = await pod(home, ['unlock', '--manifest', file])
+  t.is(manifest.code, 30)
+  t.regex(manifest.err, /--manifest: .* is not signed reference values/)
 })
 
 test('up hands over to the starter, with the options it does not know', async t => {

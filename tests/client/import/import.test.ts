@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import test from 'ava'
 import { utf8 } from '../../../attestation/bytes.ts'
-import { Rejection } from '../../../attestation/errors.ts'
+import { Malformed } from '../../../attestation/errors.ts'
 import { type Document, parseDocument } from '../../../client/import/documents.ts'
 import { type DocumentSink, importFolder } from '../../../client/import/folder.ts'
 import { documentSink } from '../../../client/import/sink.ts'
@@ -93,7 +93,7 @@ test('a folder: recursive, in order, without hidden files, node_modules, other t
 })
 
 test('a folder that is not there is named', async t => {
-  const error = await t.throwsAsync(importFolder('/no/such/folder', new Collected()), { instanceOf: Rejection })
+  const error = await t.throwsAsync(importFolder('/no/such/folder', new Collected()), { instanceOf: Malformed })
   t.true(error?.message.includes('/no/such/folder'))
 })
 
@@ -116,4 +116,20 @@ test('a second import duplicates nothing, updates what changed, deletes nothing'
       ({ version, data }) => version === ((data as Document).title === 'Two, again' ? 2 : 1),
     ),
   )
+})
+
+test('a name that is not UTF-8 is left out by name, and the others are taken', async t => {
+  const root = await mkdtemp(join(tmpdir(), 'import-'))
+  await writeFile(Buffer.concat([Buffer.from(`${root}/bad`), Buffer.from([0xff]), Buffer.from('.md')]), 'text')
+  await writeFile(join(root, 'good.md'), 'text')
+  const report = await importFolder(root, new Collected())
+  t.is(report.created, 1)
+  t.is(report.skipped.length, 1)
+  t.regex(report.skipped[0]?.reason ?? '', /cannot be read/)
+})
+
+test('a file where a folder is expected: bad input', async t => {
+  const file = join(await mkdtemp(join(tmpdir(), 'import-')), 'note.md')
+  await writeFile(file, 'text')
+  await t.throwsAsync(importFolder(file, new Collected()), { instanceOf: Malformed, message: /is a file/ })
 })

@@ -191,7 +191,7 @@ test('no pod at the address: unavailable; no address at all: says what is expect
   await pod.close()
   await t.throwsAsync(connect(url, owner), { instanceOf: Unavailable, message: /no connection to/ })
   for (const bad of ['', 'localhost', 'file:///etc/passwd', 'ftp://x']) {
-    await t.throwsAsync(connect(bad, owner), { instanceOf: Rejection, message: /expected http/ }, bad)
+    await t.throwsAsync(connect(bad, owner), { instanceOf: Malformed, message: /expected http/ }, bad)
   }
 })
 
