@@ -31,7 +31,7 @@ import {
 } from '../session/release.ts'
 import { examine } from '../session/session.ts'
 import type { Context } from './context.ts'
-import { describeClaims } from './inspect.ts'
+import { describeClaims } from './describe.ts'
 import { date, duration, printable, readInput, secretFromFile } from './terminal.ts'
 
 const DAY_SECONDS = 24 * 3600

@@ -1,80 +1,45 @@
-/** `pod inspect`: what evidence says, and what this owner makes of it. Nothing is authenticated, nothing released. */
-import { readFile } from 'node:fs/promises'
-import { type Appraisal, AppraisedPod, type Claims, collateralHint } from '../../attestation/appraise.ts'
-import { hex } from '../../attestation/bytes.ts'
-import { Malformed } from '../../attestation/errors.ts'
-import { decodeEvidence, encodeEvidence, type Evidence } from '../../attestation/evidence.ts'
-import { decodeReport, REPORT_SIZE } from '../../attestation/snp/report.ts'
-import { tcbText } from '../../attestation/snp/tcb.ts'
-import { platformText } from '../../attestation/tdx/pck.ts'
+/** `pod inspect`: what evidence says, and what a policy makes of it. Nothing is authenticated, nothing released. */
+import {
+  type Appraisal,
+  appraise as appraiseEvidence,
+  AppraisedPod,
+  type Claims,
+  type Given,
+} from '../../attestation/appraise.ts'
+import { fromHex, hex } from '../../attestation/bytes.ts'
+import { exitCode, Malformed, type Refusal } from '../../attestation/errors.ts'
+import { decodeEvidence, encodeEvidence } from '../../attestation/evidence.ts'
+import type { Policy } from '../../attestation/policy.ts'
+import { decodeReport } from '../../attestation/snp/report.ts'
+import { decodeQuote } from '../../attestation/tdx/quote.ts'
 import { OwnerHome } from '../owner/home.ts'
-import { appraise, refusalOf } from '../session/policy.ts'
+import { ownerPolicy, refusalOf } from '../session/policy.ts'
 import { examine } from '../session/session.ts'
 import type { Context } from './context.ts'
+import { describeAttest, describeClaims, type Described, describeItem, type TcbReport, tcbReport } from './describe.ts'
+import { type Bundle, readBundle } from './evidence-files.ts'
+import { loadPolicy, preset, simulationPreset } from './policies.ts'
+import { printable } from './terminal.ts'
 
-const MAX_FILE_BYTES = 256 * 1024
+export type InspectOptions = Readonly<{
+  policy?: string
+  collateral?: readonly string[]
+  at?: string
+  nonce?: string
+}>
 
-type Described = Record<string, string | number | null>
-
-/** Decoded fields of the report. Unverified: what somebody claims. */
-function describe(evidence: Uint8Array): Described {
-  const items = new Map(decodeEvidence(evidence))
-  const bytes = items.get('snp-report')
-  if (bytes === undefined) return { kinds: [...items.keys()].join(', ') }
-  const report = decodeReport(bytes)
-  const hint = collateralHint(evidence)
-  return {
-    kinds: [...items.keys()].join(', '),
-    version: report.version,
-    measurement: hex(report.measurement),
-    hostData: hex(report.hostData),
-    reportData: hex(report.reportData),
-    chip: hex(report.chipId),
-    vmpl: report.vmpl,
-    guestPolicy: `0x${report.policy.toString(16)}`,
-    product: hint.platform === 'snp' ? hint.productHint : null,
-  }
+export async function inspect(context: Context, targets: readonly string[], options: InspectOptions): Promise<number> {
+  const target = targets[0] ?? (await context.url((await findHome(context)) ?? { url: null }))
+  if (!/^https?:\/\//.test(target)) return inspectFiles(context, targets, options)
+  if (targets.length > 1 || Object.keys(options).length > 0)
+    invalid("a pod is judged alone, now, by its owner's policy: --policy and the like are for files")
+  return inspectPod(context, target)
 }
 
-/** What names the machine, and how old it is. */
-function describeMachine(claims: Claims): Described {
-  if ('processor' in claims) {
-    return { product: platformText(claims.processor), tcb: claims.tcb?.status ?? null }
-  }
-  const chip = claims.chipId && hex(claims.chipId)
-  return { product: claims.product, tcb: tcbText(claims.product, claims.tcb), chip }
-}
+const findHome = async (context: Context) => OwnerHome.find(context.primitives, await context.folder())
 
-export function describeClaims(claims: Claims): Described {
-  return {
-    platform: claims.platform,
-    ...describeMachine(claims),
-    measurement: hex(claims.measurement),
-    pin: claims.pin && hex(claims.pin),
-    manifest: claims.manifestVersion,
-  }
-}
-
-type Inspected = Readonly<{ evidence: Uint8Array; verdict: Appraisal | null; about: string }>
-
-export async function inspect(context: Context, named?: string): Promise<void> {
-  const folder = await context.folder()
-  const home = await OwnerHome.find(context.primitives, folder)
-  const target = named ?? (await context.url(home ?? { url: null }))
-  const isUrl = /^https?:\/\//.test(target)
-  const inspected = isUrl ? await fromPod(context, home, target) : await fromFile(context, home, target)
-  const { evidence, verdict, about } = inspected
-  const claims = verdict?.accepted ? describeClaims(AppraisedPod.claims(verdict.pod)) : null
-  const shown = { ...describe(evidence), ...claims }
-  for (const step of verdict?.steps ?? []) context.terminal.step(step)
-  if (verdict !== null && !verdict.accepted) throw refusalOf(verdict)
-  context.terminal.show(
-    { target, evidence: shown, steps: verdict?.steps ?? [], accepted: verdict?.accepted ?? null, about },
-    [...Object.entries(shown).map(([name, value]) => `${name.padEnd(12)} ${value ?? '-'}`), '', about],
-  )
-}
-
-async function fromPod(context: Context, home: OwnerHome | null, url: string): Promise<Inspected> {
+async function inspectPod(context: Context, url: string): Promise<number> {
+  const home = await findHome(context)
   if (home === null) {
     throw new Malformed(
       'there is no owner here, so nothing to judge a pod by: run pod init first, or inspect a FILE',
@@ -85,60 +50,209 @@ async function fromPod(context: Context, home: OwnerHome | null, url: string): P
   // A chip that is new is shown like any other here; `connect` refuses it.
   const reason = 'only looking: an unlock refuses a chip that is not approved'
   const lenient = { ...trust, waivers: [...trust.waivers, { rule: 'platform' as const, reason }] }
-  const examined = await context.terminal.progress(`asking ${url}`, () =>
+  const { evidence, verdict } = await context.terminal.progress(`asking ${url}`, () =>
     examine(url, { launch: home.launch, trust: async () => lenient }, { primitives: context.primitives }),
   )
-  const about = examined.verdict.accepted
-    ? 'Genuine, measured as approved, started for this owner, made for this very question. Nothing was released.'
-    : ''
-  return { ...examined, about }
+  const claims = verdict.accepted ? describeClaims(AppraisedPod.claims(verdict.pod)) : null
+  const items = decodeEvidence(evidence)
+  const described = Object.assign({}, ...items.map(item => describeItem(context.primitives, ...item))) as Described
+  const shown = { kinds: items.map(([kind]) => kind).join(', '), ...described, ...claims }
+  for (const step of verdict.steps) context.terminal.step(step)
+  if (!verdict.accepted) throw refusalOf(verdict)
+  const about =
+    'Genuine, measured as approved, started for this owner, made for this very question. Nothing was released.'
+  context.terminal.show({ target: url, evidence: shown, steps: verdict.steps, accepted: true, about }, [
+    ...linesOf(shown),
+    '',
+    about,
+  ])
+  return 0
 }
 
-/** A file is of no session: its own report data stands in for the one expected, and the result says so. */
-async function fromFile(context: Context, home: OwnerHome | null, path: string): Promise<Inspected> {
-  const evidence = await evidenceFile(path)
-  const items = new Map(decodeEvidence(evidence))
-  const bytes = items.get('snp-report')
-  const loose = 'Decoded only: nothing in it is verified.'
-  if (bytes === undefined || home === null || collateralHint(evidence).missing.length > 0) {
-    const why = home === null ? 'There is no owner here to judge it by.' : 'It carries no certificates to judge it by.'
-    return { evidence, verdict: null, about: `${loose} ${why}` }
+type Named = Readonly<{ name: string; policy: Policy }>
+
+async function owners(context: Context): Promise<Named | null> {
+  const home = await findHome(context)
+  if (home === null) return null
+  return { name: "this owner's", policy: await ownerPolicy(context.primitives, home.launch, await home.trust()) }
+}
+
+/** The one named; else the owner's; else, for a stranger, that of the kind of machine. */
+async function choosePolicy(context: Context, wanted: string | undefined, { items }: Bundle): Promise<Named> {
+  if (wanted === 'simulation') {
+    const roots = (await (await findHome(context))?.trust())?.simulatedRoots ?? []
+    return { name: wanted, policy: simulationPreset(roots) }
   }
-  const verdict = await appraise(context.primitives, evidence, {
-    launch: home.launch,
-    trust: await home.trust(),
-    nonce: decodeReport(bytes).reportData,
-    now: Math.floor(Date.now() / 1000),
-  })
+  if (wanted !== undefined) return { name: wanted, policy: await loadPolicy(wanted) }
+  const name = items.has('hcl') ? 'azure' : 'bare-metal'
+  return (await owners(context)) ?? { name, policy: preset(name) }
+}
+
+function invalid(detail: string): never {
+  throw new Malformed(detail, 'data')
+}
+
+function timeOf(text: string | undefined): number {
+  if (text === undefined) return Math.floor(Date.now() / 1000)
+  const milliseconds = /^\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d)?Z)?$/.test(text) ? Date.parse(text) : Number.NaN
+  if (Number.isNaN(milliseconds))
+    invalid(`--at: expected a time like 2026-01-31 or 2026-01-31T12:00:00Z, got "${text}"`)
+  return Math.floor(milliseconds / 1000)
+}
+
+function nonceOf(text: string | undefined): Uint8Array | null {
+  if (text === undefined) return null
+  const nonce = fromHex(text)
+  return nonce?.length === 64 ? nonce : invalid('--nonce: expected 128 hexadecimal digits')
+}
+
+/** A file is of no session: where none is said, its own report data stands in for the one expected. */
+function ownNonce({ items }: Bundle): Uint8Array {
+  const [report, quote] = [items.get('snp-report'), items.get('tdx-quote')]
+  if (!items.has('hcl') && quote !== undefined) return decodeQuote(quote).td.reportData
+  // Behind a paravisor the evidence holds a hash of it only.
+  return report === undefined ? new Uint8Array(64) : decodeReport(report).reportData
+}
+
+const NOT_ASKED = 'not asked: only what the evidence proves of itself is shown'
+type Written = Record<string, unknown>
+/** The same rules, each waived. */
+function waived(rules: object): Written {
+  const isRule = (value: unknown) => typeof value === 'object' && value !== null && 'require' in value
+  return Object.fromEntries(
+    Object.entries(rules).map(([name, value]) => [name, isRule(value) ? { waive: NOT_ASKED } : value]),
+  )
+}
+
+/** From the most that can be asked of genuine evidence to the least; the verdict is another matter. */
+function lesserPolicies(policy: Policy): readonly Readonly<{ policy: Policy; without: readonly string[] }>[] {
+  const { tdx, vtpm } = policy
+  const nothing = {
+    ...waived(policy),
+    tdx: tdx && waived(tdx),
+    vtpm: vtpm && { ...waived(vtpm), vouches: waived(vtpm.vouches) },
+  } as Written as Policy
+  const anyCollateral = { collateral: { require: { minimumEvaluationDataNumber: 0 } } } as const
+  const collateral = { ...nothing, tdx: nothing.tdx && { ...nothing.tdx, ...anyCollateral } }
+  return [
+    { policy: { ...collateral, revocation: { require: 'current' } }, without: [] },
+    { policy: collateral, without: ['revocation'] },
+    { policy: nothing, without: ['revocation', 'collateral'] },
+  ]
+}
+
+/** What is proven, whatever the policy makes of it. */
+type Proven = Readonly<{ claims: Claims; without: readonly string[] }>
+
+async function proven(evidence: Uint8Array, given: Given, verdict: Appraisal): Promise<Proven | null> {
+  if (verdict.accepted) return { claims: AppraisedPod.claims(verdict.pod), without: [] }
+  for (const { policy, without } of lesserPolicies(given.policy)) {
+    const lesser = await appraiseEvidence(evidence, { ...given, policy })
+    if (lesser.accepted) return { claims: AppraisedPod.claims(lesser.pod), without }
+  }
+  return null
+}
+
+const linesOf = (described: Described): string[] =>
+  Object.entries(described).map(([name, value]) => `${name.padEnd(14)} ${printable(String(value ?? '-'))}`)
+
+function tcbLines({ status, behind, advisories, tcbDate }: TcbReport): string[] {
+  return [
+    `firmware       ${status}${tcbDate === null ? '' : `, level of ${tcbDate}`}`,
+    ...behind.map(
+      ({ component, found, newest, update }) =>
+        `  behind       ${component}: ${found}, newest ${newest}; update the ${update}`,
+    ),
+    ...(advisories.length === 0 ? [] : [`  advisories   ${advisories.join(', ')}`]),
+  ]
+}
+
+const timeText = (seconds: number): string => new Date(seconds * 1000).toISOString().replace('.000', '')
+
+type Told = Readonly<{ claims: Described; tcb: TcbReport | null; vouched: Claims['vouched']; validUntil: string }>
+
+const tell = ({ claims }: Proven): Told => ({
+  claims: describeClaims(claims),
+  tcb: tcbReport(claims),
+  vouched: claims.vouched,
+  validUntil: timeText(claims.validUntil),
+})
+
+function toldLines({ claims, tcb, vouched, validUntil }: Told, { without }: Proven, accepted: boolean): string[] {
+  const missing = without.length === 0 ? '' : `, without ${without.join(' and ')}`
+  return [
+    '',
+    accepted ? 'Proven:' : `Proven all the same${missing}; no reason to trust it:`,
+    ...linesOf(claims),
+    ...(tcb === null ? [] : tcbLines(tcb)),
+    `vouched for    ${Object.entries(vouched)
+      .map(([part, layer]) => `${part}: ${layer ?? 'nobody'}`)
+      .join(', ')}`,
+    `collateral     ends ${validUntil}`,
+  ]
+}
+
+/** What every reader should know of an acceptance. */
+function caveat(fresh: boolean): string {
+  return fresh
+    ? 'Accepted: made for the nonce that was given.'
+    : 'Accepted, but a file proves no freshness: it may be of any session, also an old one.'
+}
+
+/** A TPM's quote holds a hash of the question, from which nobody can tell the question. */
+const hint = ({ reason }: Refusal, { items }: Bundle, fresh: boolean): string =>
+  reason.code === 'binding' && items.has('tpm-quote') && !fresh ? '; say which with --nonce' : ''
+
+function describeBundle(context: Context, { files, items, attests }: Bundle) {
   return {
-    evidence,
-    verdict,
-    about: 'Accepted, but a file proves no freshness: it may be of any session, also an old one.',
+    files: files.map(({ path, what, sizeBytes }) => ({ path, what, sizeBytes })),
+    evidence: Object.fromEntries([
+      ...[...items].map(([kind, bytes]) => [kind, describeItem(context.primitives, kind, bytes)] as const),
+      ...attests.map((bytes, i) => [`tpms-attest${i === 0 ? '' : `-${i + 1}`}`, describeAttest(bytes)] as const),
+    ]),
   }
 }
 
-async function evidenceFile(path: string): Promise<Uint8Array> {
-  let bytes: Uint8Array
-  try {
-    bytes = await readFile(path)
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code
-    throw new Malformed(
-      code === 'ENOENT'
-        ? `there is no file ${path} (the address of a pod begins with http:// or https://)`
-        : `${path} cannot be read: ${code}`,
-      'data',
-    )
-  }
-  if (bytes.length > MAX_FILE_BYTES) throw new Malformed(`${path} is too long to be evidence`, 'data')
-  const plain = new Uint8Array(bytes)
-  const report: Evidence = [['snp-report', plain]]
-  const evidence = plain.length === REPORT_SIZE ? encodeEvidence(report) : plain
-  try {
-    decodeEvidence(evidence)
-  } catch (error) {
-    if (!(error instanceof Malformed)) throw error
-    throw new Malformed(`${path} is neither evidence nor a raw SNP report (${error.reason.detail})`, 'data')
-  }
-  return evidence
+async function inspectFiles(context: Context, paths: readonly string[], options: InspectOptions): Promise<number> {
+  const { terminal, primitives } = context
+  const now = timeOf(options.at)
+  const asked = nonceOf(options.nonce)
+  const bundle = await readBundle([...paths, ...(options.collateral ?? [])])
+  const { name, policy } = await choosePolicy(context, options.policy, bundle)
+  const described = describeBundle(context, bundle)
+  const nonce = asked ?? ownNonce(bundle)
+  const evidence = encodeEvidence([...bundle.items])
+  const given = { collateral: bundle.collateral, policy, nonce, now, primitives }
+  const verdict = await appraiseEvidence(evidence, given)
+  const proof = await proven(evidence, given, verdict)
+  const told = proof && tell(proof)
+  const refusal = verdict.accepted ? null : refusalOf(verdict)
+  const exit = refusal === null ? 0 : exitCode(refusal)
+  for (const step of verdict.steps) terminal.step(step)
+  const about =
+    refusal === null ? caveat(asked !== null) : `Refused: ${refusal.message}${hint(refusal, bundle, asked !== null)}`
+  terminal.show(
+    {
+      ...described,
+      policy: name,
+      at: timeText(now),
+      nonce: asked && hex(asked),
+      steps: verdict.steps,
+      accepted: verdict.accepted,
+      refusal: refusal && refusal.reason,
+      provenWithout: proof?.without ?? null,
+      ...told,
+      about,
+      exit,
+    },
+    [
+      ...described.files.map(({ path, what }) => `${printable(path)}: ${printable(what)}`),
+      ...Object.entries(described.evidence).flatMap(([kind, fields]) => ['', `${kind} says:`, ...linesOf(fields)]),
+      ...(told === null ? [] : toldLines(told, proof as Proven, verdict.accepted)),
+      '',
+      `By the policy ${printable(name)}, at ${timeText(now)}:`,
+      printable(about),
+    ],
+  )
+  return exit
 }

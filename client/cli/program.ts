@@ -5,7 +5,8 @@ import packageJson from '../../package.json' with { type: 'json' }
 import * as commands from './commands.ts'
 import { Context, type Globals } from './context.ts'
 import { fail } from './failure.ts'
-import { inspect } from './inspect.ts'
+import { inspect, type InspectOptions } from './inspect.ts'
+import { policyText } from './policies.ts'
 import { Terminal } from './terminal.ts'
 
 const EXIT_CODES = `
@@ -22,6 +23,11 @@ const whole = (min: number) => (text: string) => {
 const gather = (value: string, before: readonly string[] = []) => [...before, value]
 
 const collection = (preset: string) => new Option('-c, --collection <name>', 'name of the collection').default(preset)
+
+function showPolicy(terminal: Terminal, name: string): void {
+  const text = policyText(name)
+  terminal.show(JSON.parse(text), [text])
+}
 
 type Run = (work: (context: Context) => Promise<number | void>) => Promise<void>
 
@@ -73,10 +79,32 @@ function build(run: Run, start: commands.StartLocalPod): Command {
 
   program
     .command('inspect')
-    .description('show evidence of a pod or in a file, and what this owner makes of it; releases nothing')
-    .argument('[url-or-file]', 'a pod (default: the one last used), a file with evidence, or a raw SNP report')
-    .addHelpText('after', example('pod inspect', 'pod inspect http://127.0.0.1:8080', 'pod inspect report.bin --json'))
-    .action((target?: string) => run(context => inspect(context, target)))
+    .description('show what a pod proves of itself, or what evidence in files does, and the verdict; releases nothing')
+    .argument(
+      '[url-or-files...]',
+      'a pod (default: the one last used); or files of one machine: report, quote, event log, ...',
+    )
+    .option('--policy <name>', "a policy file, or bare-metal, azure, google, aws, simulation (default: the owner's)")
+    .option('--collateral <file>', "the vendor's certificates, lists, TCB info: PEM, DER, JSON (repeat it)", gather)
+    .option('--at <time>', 'judge as of this time, such as 2026-01-31T12:00:00Z (default: now)')
+    .option('--nonce <hex>', 'the 64 bytes of report data expected (default: its own, which proves no freshness)')
+    .addHelpText(
+      'after',
+      example(
+        'pod inspect',
+        'pod inspect http://127.0.0.1:8080',
+        'pod inspect report.bin --collateral vcek.der --collateral ask_ark.pem --collateral crl.der',
+        'pod inspect quote.bin --collateral intel.json --policy bare-metal --at 2026-01-31 --json',
+      ),
+    )
+    .action((targets: string[], options: InspectOptions) => run(context => inspect(context, targets, options)))
+
+  program
+    .command('policy')
+    .description('print a preset, to start a policy file from, or the JSON schema of such files')
+    .argument('<name>', 'bare-metal, azure, google, aws, or schema')
+    .addHelpText('after', example('pod policy azure > mine.json', 'pod inspect hcl.bin quote.cbor --policy mine.json'))
+    .action((name: string) => run(async ({ terminal }) => showPolicy(terminal, name)))
 
   program
     .command('unlock')

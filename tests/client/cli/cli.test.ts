@@ -34,6 +34,7 @@ const names = [
   'up',
   'status',
   'inspect',
+  'policy',
   'unlock',
   'lock',
   'save',
@@ -129,20 +130,20 @@ test('no owner, no pod: each says what to do next', async t => {
   t.regex(untrusting.err, /no reference values.*pod up/)
 })
 
-test('inspect decodes a raw report and says that nothing is verified', async t => {
+test('inspect without an owner decodes a raw report, and refuses it for what nobody vouches for', async t => {
   const home = await fresh()
   const endorsed = { product: 'Genoa', key: 'VCEK', tcb: tcbFloors.Genoa, chipId: chipId('Genoa') } as const
   const file = `${home}.report`
   await writeFile(file, await signReport(chipKey.privateKey, goodReport(endorsed, launch, nonce)))
   const ended = await pod(home, ['inspect', file, '--json'])
-  t.is(ended.code, 0, ended.err)
+  t.is(ended.code, 10, ended.err)
   const { evidence, accepted, about } = document(t, ended)
-  t.like(evidence, { version: 3, vmpl: 0, product: 'Genoa' })
-  t.is(accepted, null)
-  t.regex(String(about), /nothing in it is verified/)
+  t.like(evidence, { 'snp-report': { version: 3, vmpl: 0, product: 'Genoa' } })
+  t.is(accepted, false)
+  t.regex(String(about), /no VCEK certificate at hand/)
   await writeFile(file, 'not evidence')
   t.is((await pod(home, ['inspect', file])).code, 30)
-  t.regex((await pod(home, ['inspect', file])).err, /neither evidence nor a raw SNP report/)
+  t.regex((await pod(home, ['inspect', file])).err, /neither evidence nor collateral/)
   const missing = await pod(home, ['inspect', '/no/such/file'])
   t.is(missing.code, 30)
   t.regex(missing.err, /there is no file .* begins with http/)

@@ -1,0 +1,47 @@
+/**
+ * Policies as files: `policies/*.json` are presets for whoever owns no pod, `policies/schema.json` describes the form. A
+ * preset names every rule that its cloud forces it to waive, with the reason; a file that misses a rule does not load.
+ * There is none for a machine without confidential computing: a TPM's quote alone is not appraised.
+ */
+import { utf8Text } from '../../attestation/bytes.ts'
+import { Malformed } from '../../attestation/errors.ts'
+import { parsePolicy, type Policy } from '../../attestation/policy.ts'
+import aws from './policies/aws.json' with { type: 'json' }
+import azure from './policies/azure.json' with { type: 'json' }
+import bareMetal from './policies/bare-metal.json' with { type: 'json' }
+import google from './policies/google.json' with { type: 'json' }
+import schema from './policies/schema.json' with { type: 'json' }
+import { checkDepth, readCapped } from './evidence-files.ts'
+
+const POLICY_CAP = 64 * 1024
+
+export const presets = { 'bare-metal': bareMetal, azure, google, aws } as const
+export type PresetName = keyof typeof presets
+
+const isPreset = (name: string): name is PresetName => Object.hasOwn(presets, name)
+export const preset = (name: PresetName): Policy => parsePolicy(JSON.stringify(presets[name]))
+
+/** Evidence of this installation's own silicon, by its root. */
+export function simulationPreset(rootSha256: readonly Uint8Array[]): Policy {
+  if (rootSha256.length === 0) {
+    throw new Malformed('policy simulation: no simulated silicon is known here; run pod up first', 'policy')
+  }
+  const reason = 'simulated silicon: the whole path is exercised, no hardware protects the memory'
+  return { ...preset('bare-metal'), acceptSimulatedEvidence: { rootSha256, reason } }
+}
+
+/** A preset by its name, or the policy in a file. */
+export async function loadPolicy(name: string): Promise<Policy> {
+  if (isPreset(name)) return preset(name)
+  const source = utf8Text(await readCapped(name, POLICY_CAP))
+  if (source === null) throw new Malformed('policy: not UTF-8', 'policy')
+  checkDepth(source)
+  return parsePolicy(source)
+}
+
+/** The text of a preset, to start a file of one's own from; or the schema of such files. */
+export function policyText(name: string): string {
+  if (name === 'schema') return JSON.stringify(schema, null, 2)
+  if (isPreset(name)) return JSON.stringify(presets[name], null, 2)
+  throw new Malformed(`no policy "${name}": expected ${Object.keys(presets).join(', ')} or schema`, 'data')
+}

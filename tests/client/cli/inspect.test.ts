@@ -1,0 +1,235 @@
+import { spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { mkdtemp, readdir, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import test, { type ExecutionContext } from 'ava'
+import fc from 'fast-check'
+import { concat, hex, utf8 } from '../../../attestation/bytes.ts'
+import { encodePem } from '../../../attestation/certificates/pem.ts'
+import { Malformed, Refusal } from '../../../attestation/errors.ts'
+import { decodeEvidence, encodeEvidence } from '../../../attestation/evidence.ts'
+import { decodeCertificateTable, encodeCertificateTable } from '../../../attestation/snp/certificate-table.ts'
+import { encodeTpmQuote } from '../../../attestation/tpm/item.ts'
+import { bundle, FILE_CAP, readBundle, readCapped, recognise } from '../../../client/cli/evidence-files.ts'
+import { policyText } from '../../../client/cli/policies.ts'
+import { claimsOf, hclReport } from '../../support/hcl.ts'
+import { good, nonce, NOW, p } from '../../support/silicon.ts'
+import { encodeAttest, quoted, tpmKey, tpmSign } from '../../support/tpm.ts'
+import { vectorsDir, vectorTest } from '../../support/vectors.ts'
+
+const main = join(import.meta.dirname, '..', '..', '..', 'client', 'cli', 'main.ts')
+type Shown = Record<string, unknown>
+type Ended = Readonly<{ code: number; shown: Shown; err: string }>
+
+/** As somebody without a pod runs it. */
+async function inspect(args: readonly string[], folder?: string): Promise<Ended> {
+  const home = folder ?? join(await mkdtemp(join(tmpdir(), 'pod-inspect-')), 'state')
+  return new Promise((done, failed) => {
+    const env = { PATH: process.env['PATH'], POD_HOME: home }
+    const child = spawn(process.execPath, [main, 'inspect', '--json', ...args], { env })
+    let [out, err] = ['', '']
+    child.stdout.on('data', (chunk: Buffer) => (out += chunk))
+    child.stderr.on('data', (chunk: Buffer) => (err += chunk))
+    child.once('error', failed)
+    child.once('close', code => done({ code: code ?? -1, shown: JSON.parse(out || '{}') as Shown, err }))
+  })
+}
+
+const vector = (path: string) => join(vectorsDir('vectors') as string, path)
+const bytesOf = (path: string) => new Uint8Array(readFileSync(vector(path)))
+const written = async (name: string, content: string | Uint8Array) => {
+  const path = join(await mkdtemp(join(tmpdir(), 'pod-evidence-')), name)
+  await writeFile(path, content)
+  return path
+}
+/** Simulated evidence, and the certificates that it carries. */
+async function simulated() {
+  const { evidence } = await good()
+  const [[, report], [, certs]] = decodeEvidence(evidence) as [
+    readonly [string, Uint8Array],
+    readonly [string, Uint8Array],
+  ]
+  const { vcek, ask, ark, crl } = decodeCertificateTable(certs) as Record<'vcek' | 'ask' | 'ark' | 'crl', Uint8Array>
+  return { evidence, report, vcek, ask, ark, crl }
+}
+const kindsOf = (bytes: Uint8Array) => (recognise(bytes).items ?? []).map(([kind]) => kind)
+
+vectorTest('real files are recognised by what is in them', t => {
+  const expected: readonly (readonly [path: string, kind: string])[] = [
+    ['snp/snp-milan-v2-virtee/report.bin', 'snp-report'],
+    ['snp/snp-turin-v5-oak/report.bin', 'snp-report'],
+    ['tdx/tdx-v4-oak-uptodate/quote.bin', 'tdx-quote'],
+    ['tdx/tdx-v5-gotdx-uptodate/quote.bin', 'tdx-quote'],
+    ['tpm/az-snp-vtpm-milan/hcl-report.bin', 'hcl'],
+    ['tpm/az-hcl-tdx-kinvolk/hcl-report.bin', 'hcl'],
+    ['eventlog/ccel-gce-cos113/ccel_data.dat', 'ccel'],
+    ['eventlog/CCEL_data_ovmf.trimmed.bin', 'ccel'],
+    ['eventlog/rhel8-uefi.bin', 'tcg-log'],
+    ['eventlog/debian-10.bin', 'tcg-log'],
+  ]
+  for (const [path, kind] of expected) t.deepEqual(kindsOf(bytesOf(path)), [kind], path)
+  t.truthy(recognise(bytesOf('tpm/az-snp-vtpm-milan/tpm-quote.msg')).attest)
+  t.deepEqual(Object.keys(recognise(bytesOf('snp/snp-milan-v3-aws-vlek/vlek.der')).amd ?? {}), ['vek'])
+  t.deepEqual(Object.keys(recognise(bytesOf('roots/amd/turin_vlek_ask_ark.pem')).amd ?? {}), ['ask', 'ark'])
+  const intel = recognise(bytesOf('tdx/collateral/phala-tdx.json')).tdx
+  t.is(Object.values(intel ?? {}).filter(part => part !== null).length, 6)
+  const { tcbInfo, qeIdentity, pckCrl, rootCrl } = intel ?? {}
+  t.deepEqual(recognise(tcbInfo as Uint8Array).tdx, { tcbInfo })
+  t.deepEqual(recognise(qeIdentity as Uint8Array).tdx, { qeIdentity })
+  t.deepEqual(recognise(pckCrl as Uint8Array).tdx, { pckCrl })
+  t.deepEqual(recognise(rootCrl as Uint8Array).tdx, { rootCrl })
+  // Erased flash behind the events: too long for evidence as it is.
+  const log = bytesOf('eventlog/rhel8-uefi.bin')
+  const padded = recognise(concat(log, new Uint8Array(256 * 1024).fill(0xff))).items?.[0]?.[1] as Uint8Array
+  t.true(padded.length <= log.length + 64)
+})
+
+test('so are items of our own, tables and lists', async t => {
+  const { evidence, vcek, ask, ark, crl } = await simulated()
+  t.deepEqual(kindsOf(evidence), ['snp-report', 'certs'])
+  const table = encodeCertificateTable({ vcek, ask, ark })
+  t.deepEqual(kindsOf(table), ['certs'])
+  t.deepEqual(recognise(crl).amd, { crl })
+  const pem = encodePem([crl]).replaceAll('CERTIFICATE', 'X509 CRL')
+  t.deepEqual(recognise(utf8(`${encodePem([ask])}${pem}\0`)).amd, { ask, crl })
+  const key = tpmKey('rsassa')
+  const values = new Map([[0, new Uint8Array(32)]])
+  const attest = encodeAttest(quoted(values, new Uint8Array(32)))
+  t.deepEqual(kindsOf(encodeTpmQuote(attest, tpmSign(key, attest), values)), ['tpm-quote'])
+  t.deepEqual(kindsOf(hclReport(p)), ['hcl'])
+})
+
+test('what is not known, too long, or there twice is refused by its name', async t => {
+  const refused = (bytes: Uint8Array, message: RegExp) =>
+    t.throws(() => recognise(bytes), { instanceOf: Malformed, message })
+  refused(new Uint8Array(), /neither evidence nor collateral/)
+  refused(utf8('not evidence'), /neither evidence nor collateral/)
+  refused(new Uint8Array(FILE_CAP + 1), /at most/)
+  refused(utf8('{"a":1,"a":2}'), /stands twice/)
+  refused(utf8(`{"a":${'['.repeat(100_000)}`), /nested too deep/)
+  refused(utf8('-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n'), /PEM/)
+  // Claims that read but cannot be written again: a stack is only so deep.
+  const deep = utf8(`{"keys":${'['.repeat(7000)}${']'.repeat(7000)}}`)
+  refused(hclReport(p, { claims: deep }), /nested too deep/)
+  t.notThrows(() => recognise(hclReport(p, { claims: claimsOf() })))
+  const { evidence, vcek } = await simulated()
+  const file = { path: 'a', sizeBytes: 0, ...recognise(evidence) }
+  t.throws(() => bundle([file, file]), { instanceOf: Malformed, message: /a: the second snp-report/ })
+  const vek = { path: 'b', sizeBytes: 0, ...recognise(vcek) }
+  t.throws(() => bundle([file, vek, vek]), { instanceOf: Malformed, message: /b: the second vek/ })
+  t.throws(() => bundle([vek]), { instanceOf: Malformed, message: /no evidence/ })
+  await t.throwsAsync(readCapped('/dev/zero', 100), { instanceOf: Malformed, message: /at most 100 bytes/ })
+  await t.throwsAsync(readBundle([tmpdir()]), { instanceOf: Malformed, message: /EISDIR/ })
+})
+
+test('any bytes: recognised, or a refusal', async t => {
+  const { evidence, vcek, crl } = await simulated()
+  const seeds = [evidence, vcek, crl, hclReport(p)]
+  const neverThrows = (bytes: Uint8Array) => {
+    try {
+      recognise(bytes)
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error
+    }
+  }
+  fc.assert(fc.property(fc.uint8Array({ maxLength: 2048 }), neverThrows), { numRuns: 300 })
+  const mutated = fc
+    .tuple(fc.constantFrom(...seeds), fc.nat(), fc.integer({ min: 1, max: 255 }), fc.nat())
+    .map(([seed, at, xor, end]) => {
+      const copy = seed.slice(0, end % 3 === 0 ? end % seed.length : seed.length)
+      if (copy.length > 0) copy[at % copy.length] = (copy[at % copy.length] as number) ^ xor
+      return copy
+    })
+  t.notThrows(() => fc.assert(fc.property(mutated, neverThrows), { numRuns: 300 }))
+})
+
+vectorTest('a quote that is up to date: accepted by anyone, with what was waived and how old it is', async t => {
+  const home = join(await mkdtemp(join(tmpdir(), 'pod-inspect-')), 'state')
+  const quote = vector('tdx/tdx-v5-gotdx-uptodate/quote.bin')
+  const collateral = ['--collateral', vector('tdx/collateral/gotdx-v5-2026.json')]
+  const at = ['--at', '2026-02-28T14:49:26Z', '--policy', 'bare-metal']
+  const { code, shown } = await inspect([quote, ...collateral, ...at], home)
+  t.is(code, 0)
+  t.like(shown, { accepted: true, exit: 0, policy: 'bare-metal', nonce: null, refusal: null, provenWithout: [] })
+  t.like(shown['tcb'], { status: 'UpToDate', behind: [], tcbDate: '2024-11-13' })
+  t.is(shown['validUntil'], '2026-03-03T14:49:26Z')
+  t.regex(String(shown['about']), /no freshness/)
+  const steps = shown['steps'] as Shown[]
+  t.true(steps.some(({ rule, outcome, detail }) => rule === 'measurement' && outcome === 'waived' && detail !== ''))
+  await t.throwsAsync(readdir(home), { code: 'ENOENT' }, 'a named policy asks for no owner')
+
+  const other = await inspect([quote, ...collateral, ...at, '--nonce', 'ab'.repeat(64)])
+  t.is(other.code, 10)
+  t.like(other.shown['refusal'], { step: 'binding', code: 'binding' })
+})
+
+vectorTest('a platform that is behind: refused, and every part of it is told', async t => {
+  const { code, shown } = await inspect([
+    vector('tdx/tdx-v4-automata-outofdate/quote.bin'),
+    vector('tdx/collateral/auto-0625-00806f.json'),
+    '--at',
+    '2025-07-01T09:40:18Z',
+  ])
+  t.is(code, 10)
+  t.like(shown, { accepted: false, exit: 10, provenWithout: [] })
+  const tcb = shown['tcb'] as { status: string; behind: Shown[]; advisories: string[]; levelsBehind: Shown }
+  t.is(tcb.status, 'OutOfDate')
+  t.like(tcb.behind[0], { component: 'SGX component 1 (Early Microcode Update, BIOS)', found: 6, newest: 7 })
+  t.regex(String(tcb.behind[0]?.['update']), /BIOS/)
+  t.deepEqual(tcb.advisories, ['INTEL-SA-00960', 'INTEL-SA-00982', 'INTEL-SA-00986'])
+  t.true((tcb.levelsBehind['platform'] as number) > 0)
+})
+
+vectorTest('a report without the list of revocations: refused for that, and proven but for it', async t => {
+  const { code, shown } = await inspect([
+    vector('snp/snp-milan-v3-aws-vlek/report.bin'),
+    '--collateral',
+    vector('snp/snp-milan-v3-aws-vlek/vlek.der'),
+    '--collateral',
+    vector('roots/amd/milan_vlek_ask_ark.pem'),
+    '--at',
+    '2025-01-09T22:14:21Z',
+    '--policy',
+    'aws',
+  ])
+  t.is(code, 10)
+  t.like(shown['refusal'], { step: 'revocation', code: 'collateral-missing' })
+  t.deepEqual(shown['provenWithout'], ['revocation'])
+  t.like(shown['claims'], { platform: 'snp', product: 'Milan', chip: null, pin: null })
+  t.like((shown['tcb'] as { behind: Shown[] }).behind[0], {
+    component: 'microcode',
+    update: 'microcode of the host',
+  })
+})
+
+test('simulated silicon by a policy file that names its root: accepted as what it is', async (t: ExecutionContext) => {
+  const { report, vcek, ask, ark, crl } = await simulated()
+  const acceptSimulatedEvidence = { rootSha256: [hex(p.sha256(ark))], reason: 'of this test' }
+  const policy = { ...(JSON.parse(policyText('bare-metal')) as object), acceptSimulatedEvidence }
+  const at = new Date(NOW * 1000).toISOString().replace('.000', '')
+  const files = await Promise.all([report, crl, vcek, ask, ark].map(bytes => written('file', bytes)))
+  const rules = ['--policy', await written('policy.json', JSON.stringify(policy)), '--at', at]
+  const { code, shown, err } = await inspect([...files, ...rules, '--nonce', hex(nonce)])
+  t.is(code, 0, err)
+  t.like(shown['claims'], { platform: 'simulated-snp' })
+  t.regex(String(shown['about']), /for the nonce that was given/)
+})
+
+test('bad options and unsupported quotes: exit 30 and 20, no stack', async t => {
+  const report = await written('x', hclReport(p))
+  for (const [args, code] of [
+    [['/no/such/file'], 30],
+    [[report, '--at', 'yesterday'], 30],
+    [[report, '--nonce', 'abcd'], 30],
+    [[report, '--policy', 'own-machine'], 30],
+    [[report, '--policy', 'simulation'], 30],
+    [['http://127.0.0.1:9', '--policy', 'aws'], 30],
+    [[await written('q', encodeEvidence([['snp-report', new Uint8Array(1184)]]))], 20],
+  ] as const) {
+    const ended = await inspect(args)
+    t.is(ended.code, code, args.join(' '))
+    t.is(ended.err, '')
+    t.truthy(ended.shown['error'])
+  }
+})
