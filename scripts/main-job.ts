@@ -78,6 +78,9 @@ function readOptions(args: readonly string[], defaultImport: string): Options | 
     if (!Number.isInteger(port) || port < 0 || port > 65535)
       throw new Error(`--port ${values.port}: expected 0 to 65535`)
     if (!existsSync(values.import)) throw new Error(`--import ${values.import}: there is no such folder`)
+    const databaseUrl = process.env['DATABASE_URL']
+    if (databaseUrl && !/^postgres(?:ql)?:\/\//.test(databaseUrl))
+      throw new Error('DATABASE_URL: expected postgres://...')
     const { once, json, up } = values
     return { once, json, up, importDir: resolve(values.import), port, passphraseFile: values['passphrase-file'] }
   } catch (error) {

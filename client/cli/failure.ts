@@ -31,12 +31,15 @@ function nextStep(error: unknown): string {
     if (error instanceof Unsupported) return 'Install a newer version of this program.'
     const { code, step } = error.reason
     if (/npm start -- --help|\bpod (?:init|up)\b|\bchmod\b|\bPOD_HOME\b/.test(error.reason.detail)) return '' // it says so itself
+    if (/ is damaged: /.test(error.reason.detail)) return 'Put back your copy of this folder.'
     if (code === 'malformed')
       return step === 'data'
         ? 'See the options: pod --help, or --help after a command.'
         : 'Is this the address of a pod? What answered there does not speak its protocol.'
     if (step === 'credential' && (code === 'conflict' || code === 'not-found'))
       return 'Look what there is: pod devices.'
+    if (/PostgreSQL did not open/.test(error.reason.detail))
+      return 'Look at the disk of the pod, and at DATABASE_URL where one is set.'
     return nextByCode[code] ?? 'Nothing was released. Look closer: pod inspect URL.'
   }
   if (error instanceof Unavailable) {

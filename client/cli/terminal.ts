@@ -99,7 +99,8 @@ export class Terminal {
     const typed = new Uint8Array(MAX_SECRET_BYTES)
     let length = 0
     try {
-      for await (const chunk of this.#input as AsyncIterable<Buffer>) {
+      // Not the plain iterator, which would close the terminal behind the first answer.
+      for await (const chunk of this.#input.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
         for (const byte of chunk) {
           if (byte === keyOf.enter || byte === keyOf.newline) return typed.slice(0, length)
           if (byte === keyOf.cancel || byte === keyOf.end) throw new Rejection('data', 'passphrase', 'cancelled')

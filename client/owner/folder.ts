@@ -81,7 +81,11 @@ export class StateFolder {
     const found = await stat(path)
     if ((found.mode & 0o077) !== 0) {
       const mode = (found.mode & 0o777).toString(8)
-      throw new Rejection('data', 'configuration', `${path} is open to others (mode ${mode}): run chmod 700 ${path}`)
+      throw new Rejection(
+        'data',
+        'configuration',
+        `${path} is open to others (mode ${mode}): where it is yours alone, run chmod 700 ${path}; otherwise choose another with POD_HOME`,
+      )
     }
     return new StateFolder(path)
   }

@@ -93,6 +93,31 @@ test('a passphrase from a file; a wrong one says so, exits 10 and takes its time
   t.regex(none.err, /--passphrase-file/)
 })
 
+test('on a terminal a passphrase is asked for twice; a wrong one and an interrupted one are refused', async t => {
+  const home = await fresh()
+  const ask = (command: string, answers: readonly string[]) =>
+    new Promise<{ code: number | null; out: string }>(done => {
+      const env = { PATH: process.env['PATH'], POD_HOME: home }
+      const child = spawn('script', ['-qec', `${process.execPath} ${main} ${command}`, '/dev/null'], { env })
+      const left = [...answers]
+      let [out, asked] = ['', 0]
+      child.stdout.on('data', (chunk: Buffer) => {
+        out += chunk
+        const prompts = out.match(/(?:Passphrase[^:\n]*|again): /g)?.length ?? 0
+        for (; asked < prompts; asked++) child.stdin.write(left.shift() ?? '')
+      })
+      child.once('close', code => done({ code, out }))
+    })
+  t.is((await ask('init', ['one\r', 'two\r'])).code, 10, 'they differ')
+  const made = await ask('init', ['correct horse\r', 'correct horse\r'])
+  t.is(made.code, 0, made.out)
+  t.true(made.out.includes('under your passphrase'))
+  t.false(made.out.includes('correct'), 'nothing is echoed')
+  t.is((await ask('devices', ['correct horse\r'])).code, 0)
+  t.is((await ask('devices', ['battery staple\r'])).code, 10)
+  t.is((await ask('devices', ['\x03'])).code, 10)
+})
+
 test('devices are made and revoked under the root', async t => {
   const home = await fresh()
   await pod(home, ['init', '--no-passphrase'])
