@@ -138,8 +138,10 @@ export function checkTcb(standing: TcbStanding | null, rules: TdxRules, steps: S
  * What was launched, as one value: firmware (MRTD), kernel or boot loader (RTMR1), command line and initrd (RTMR2).
  * RTMR0 holds what the host told the firmware and RTMR3 what was measured at run time: rules of their own.
  */
-export const tdMeasurement = (p: Primitives, { mrTd, rtmr1, rtmr2 }: TdReport): Uint8Array =>
-  p.sha384(utf8('pas1 tdx measurement'), mrTd, rtmr1, rtmr2)
+export const tdMeasurement = (
+  p: Primitives,
+  { mrTd, rtmr1, rtmr2 }: Pick<TdReport, 'mrTd' | 'rtmr1' | 'rtmr2'> & Partial<TdReport>,
+): Uint8Array => p.sha384(utf8('pas1 tdx measurement'), mrTd, rtmr1, rtmr2)
 
 /** What one manifest entry demands besides its measurement. */
 export function checkEntry({ flags, minTcb }: ManifestEntry, platform: Platform): void {

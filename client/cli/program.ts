@@ -6,6 +6,7 @@ import * as commands from './commands.ts'
 import { Context, type Globals } from './context.ts'
 import { fail } from './failure.ts'
 import { inspect, type InspectOptions } from './inspect.ts'
+import { showSnp, showTdx, showUki, type SnpOptions, type TdxOptions } from './measure.ts'
 import { policyText } from './policies.ts'
 import { Terminal } from './terminal.ts'
 
@@ -21,6 +22,13 @@ const whole = (min: number) => (text: string) => {
   throw new InvalidArgumentError(`Expected a whole number from ${min} on.`)
 }
 const gather = (value: string, before: readonly string[] = []) => [...before, value]
+
+/** The first one replaces the default. */
+function gatherWhole(text: string, before: readonly number[]): number[] {
+  const value = whole(1)(text)
+  return before === ONE ? [value] : [...before, value]
+}
+const ONE: readonly number[] = [1]
 
 const collection = (preset: string) => new Option('-c, --collection <name>', 'name of the collection').default(preset)
 
@@ -105,6 +113,42 @@ function build(run: Run, start: commands.StartLocalPod): Command {
     .argument('<name>', 'bare-metal, azure, google, aws, or schema')
     .addHelpText('after', example('pod policy azure > mine.json', 'pod inspect hcl.bin quote.cbor --policy mine.json'))
     .action((name: string) => run(async ({ terminal }) => showPolicy(terminal, name)))
+
+  const measure = program
+    .command('measure')
+    .description('compute what a machine will be measured as, from the files that it starts')
+    .addHelpText('after', example('pod measure snp --firmware OVMF.fd --kernel vmlinuz', 'pod measure uki pod.efi'))
+  measure
+    .command('snp')
+    .description('launch digest of an AMD SEV-SNP guest')
+    .requiredOption('--firmware <file>', 'OVMF, as the hypervisor loads it')
+    .option('--kernel <file>', 'kernel of a direct boot')
+    .option('--initrd <file>', 'its initial RAM disk')
+    .option('--cmdline <text>', 'its command line')
+    .option('--vcpus <n>', 'number of processors (repeat it: one digest each)', gatherWhole, ONE)
+    .option('--vcpu-type <name>', 'processor as QEMU calls it, or its CPUID signature as 0x... (repeat it)', gather)
+    .option('--hypervisor <name>', 'qemu, ec2 or gce', 'qemu')
+    .option('--guest-features <mask>', 'SEV_FEATURES of the guest', '0x1')
+    .addHelpText('after', example('pod measure snp --firmware OVMF.fd --vcpus 4 --vcpu-type EPYC-v4 --json'))
+    .action((options: Omit<SnpOptions, 'vcpuType'> & { vcpuType?: string[] }) =>
+      run(context => showSnp(context, { vcpuType: ['EPYC-v4'], ...options })),
+    )
+  measure
+    .command('tdx')
+    .description('MRTD, RTMR1 and RTMR2 of an Intel TD that boots a kernel directly')
+    .requiredOption('--firmware <file>', 'TDVF, as the hypervisor loads it')
+    .requiredOption('--kernel <file>', 'kernel')
+    .option('--initrd <file>', 'its initial RAM disk')
+    .option('--cmdline <text>', 'its command line as it arrives (QEMU appends " initrd=initrd")')
+    .addHelpText('after', example('pod measure tdx --firmware OVMF.fd --kernel vmlinuz --initrd initrd.img --json'))
+    .action((options: TdxOptions) => run(context => showTdx(context, options)))
+  measure
+    .command('uki')
+    .description('PCR 4, 9 and 11 of a unified kernel image, before phases of the running system')
+    .argument('<image>')
+    .option('--bank <name>', 'SHA-256 or SHA-384', 'SHA-256')
+    .addHelpText('after', example('pod measure uki pod.efi --json'))
+    .action((image: string, { bank }: { bank: string }) => run(context => showUki(context, image, bank)))
 
   program
     .command('unlock')

@@ -35,6 +35,7 @@ const names = [
   'status',
   'inspect',
   'policy',
+  'measure',
   'unlock',
   'lock',
   'save',
@@ -45,7 +46,15 @@ const names = [
   'devices',
   'log',
 ]
-for (const args of [[], ...names.map(name => [name]), ['devices', 'add'], ['devices', 'revoke']]) {
+for (const args of [
+  [],
+  ...names.map(name => [name]),
+  ['devices', 'add'],
+  ['devices', 'revoke'],
+  ['measure', 'snp'],
+  ['measure', 'tdx'],
+  ['measure', 'uki'],
+]) {
   test(`help with an example: pod ${args.join(' ')}`, async t => {
     const { code, out, err } = await pod('/nonexistent', [...args, '--help'])
     t.is(code, 0)
