@@ -17,7 +17,7 @@ async function readImage(path: string): Promise<Uint8Array> {
   try {
     await using file = await open(path, 'r')
     const stat = await file.stat()
-    if (stat.isFile() && stat.size <= IMAGE_CAP) return Uint8Array.from(await file.readFile())
+    if (stat.isFile() && stat.size <= IMAGE_CAP) return new Uint8Array(await file.readFile())
   } catch (error) {
     throw new Malformed(`${path} cannot be read: ${(error as NodeJS.ErrnoException).code}`, 'data')
   }
