@@ -7,7 +7,8 @@ import { equal, hex } from '../../attestation/bytes.ts'
 import { Rejection } from '../../attestation/errors.ts'
 import { decodeItem, ITEM_SALT_BYTES, openItem, sealItem } from '../../attestation/items.ts'
 import { Frontier, leafHash } from '../../attestation/log/merkle.ts'
-import type { AeadKey, SyncPrimitives } from '../../attestation/primitives/primitives.ts'
+import type { AeadKey, MacKey, SyncPrimitives } from '../../attestation/primitives/primitives.ts'
+import { kdf } from '../../attestation/session/transcript.ts'
 import { bytes, decode, encodeAs, struct, uint } from '../../attestation/wire.ts'
 import type { Store } from '../store/store.ts'
 import { UPLOAD_VERSION } from '../keyholder/verbs.ts'
@@ -24,6 +25,7 @@ export const FILE_TYPE = 'file'
 const UPLOAD_TYPE = 'pod upload'
 const MAX_UPLOADS = 256
 const MAX_OPEN = 32
+const TAG_BYTES = 16
 
 const uploadContent = struct(['pod upload', 1], { key: bytes(32), length: uint(MAX_FILE_BYTES) })
 const nothing = new Uint8Array(0)
@@ -33,18 +35,29 @@ type Upload = {
   readonly coll: Uint8Array
   readonly id: Uint8Array
   readonly blobKey: Uint8Array
-  readonly key: AeadKey
   readonly length: number
   /** Leaf hashes of the stored chunks. */
   readonly hashes: Uint8Array[]
-  /** SHA-256 of plaintext sealed under a chunk's nonce that may not have been stored: it must not meet another plaintext. */
-  sealedAs: Uint8Array | null
   busy: boolean
 }
 
 export type UploadState = Readonly<{ id: Uint8Array; length: number; next: number; hashes: readonly Uint8Array[] }>
 
 const chunkCount = (length: number): number => Math.ceil(length / CHUNK_BYTES)
+
+/**
+ * The key of one sealing of one chunk. PROTOCOL 3.3 seals all chunks under the file's key and numbers them in the nonce;
+ * an upload that broke off and goes on may bring other bytes for the same chunk, and no nonce may meet two plaintexts.
+ * So the stored chunk begins with a fresh salt, and which sealing counts is what the file's Merkle root says.
+ */
+function chunkKey(p: SyncPrimitives, fileKey: MacKey, salt: Uint8Array): AeadKey {
+  const raw = kdf(p, fileKey, 'pas1 chunk', [salt])
+  try {
+    return p.aeadKey(raw)
+  } finally {
+    raw.fill(0)
+  }
+}
 
 /** `u88be(index) || last`. */
 function chunkNonce(index: number, last: boolean): Uint8Array {
@@ -105,7 +118,7 @@ export class Uploads {
   }
 
   async #writeChunk(upload: Upload, chunk: Uint8Array): Promise<void> {
-    const { coll, id, key, length, hashes } = upload
+    const { coll, id, blobKey, length, hashes } = upload
     const index = hashes.length
     const last = index === chunkCount(length) - 1
     const wanted = last ? length - index * CHUNK_BYTES : CHUNK_BYTES
@@ -116,16 +129,14 @@ export class Uploads {
         `chunk ${index} broke off: expected ${wanted} bytes, got ${chunk.length}`,
       )
     }
-    const plaintextHash = this.#p.sha256(chunk)
-    if (upload.sealedAs !== null && !equal(upload.sealedAs, plaintextHash)) {
-      throw new Rejection('data', 'conflict', 'this chunk was sent with other bytes before: start the upload anew')
-    }
-    upload.sealedAs = plaintextHash
-    const sealed = this.#p.seal(key, chunkNonce(index, last), nothing, chunk)
+    const salt = this.#p.random(ITEM_SALT_BYTES)
+    const sealed = new Uint8Array(ITEM_SALT_BYTES + chunk.length + TAG_BYTES)
+    sealed.set(salt)
+    const key = chunkKey(this.#p, this.#p.macKey(blobKey), salt)
+    this.#p.sealInto(key, chunkNonce(index, last), nothing, chunk, sealed, ITEM_SALT_BYTES)
     const hash = leafHash(this.#p, sealed)
     await this.#store.addChunk(coll, id, index, hash, sealed)
     hashes.push(hash)
-    upload.sealedAs = null
   }
 
   /** Makes the file: one commit. The sender states what was sent, so that nothing less becomes the file. */
@@ -157,13 +168,19 @@ export class Uploads {
     await this.#store.endUpload(coll, id)
   }
 
-  /** The bytes from `start` to `end` (exclusive) of a file, chunk by chunk. */
+  /** The bytes from `start` to `end` (exclusive) of a file, chunk by chunk: those of its root, no earlier sealing. */
   async *read(coll: Uint8Array, item: Item, start: number, end: number): AsyncGenerator<Uint8Array> {
-    const { key: raw, chunks } = item.blob as Blob
-    const key = this.#p.aeadKey(raw)
+    const { key: raw, chunks, root } = item.blob as Blob
+    const fileKey = this.#p.macKey(raw)
+    const hashes = await this.#store.chunkHashes(coll, item.id)
+    if (hashes.length !== chunks || !equal(this.#rootOf(hashes), root)) throw tampered('the list of chunks')
     for (let index = Math.floor(start / CHUNK_BYTES); index * CHUNK_BYTES < end; index++) {
       const sealed = await this.#store.chunk(coll, item.id, index)
-      const chunk = sealed && this.#p.open(key, chunkNonce(index, index === chunks - 1), nothing, sealed)
+      if (sealed === null || !equal(leafHash(this.#p, sealed), hashes[index] as Uint8Array))
+        throw tampered(`chunk ${index}`)
+      const key = chunkKey(this.#p, fileKey, sealed.subarray(0, ITEM_SALT_BYTES))
+      const nonce = chunkNonce(index, index === chunks - 1)
+      const chunk = this.#p.open(key, nonce, nothing, sealed.subarray(ITEM_SALT_BYTES))
       if (chunk === null) throw tampered(`chunk ${index}`)
       const at = index * CHUNK_BYTES
       yield chunk.subarray(Math.max(0, start - at), Math.min(chunk.length, end - at))
@@ -204,13 +221,13 @@ export class Uploads {
   }
 
   #remember(upload: Pick<Upload, 'coll' | 'id' | 'blobKey' | 'length' | 'hashes'>): Upload {
-    const whole = { ...upload, key: this.#p.aeadKey(upload.blobKey), sealedAs: null, busy: false }
+    const whole = { ...upload, busy: false }
     const known = this.#open.get(hex(upload.id))
     if (known !== undefined) return known // two requests reopened it at once
     this.#open.set(hex(upload.id), whole)
-    for (const [id, { busy, sealedAs }] of this.#open) {
+    for (const [id, { busy }] of this.#open) {
       if (this.#open.size <= MAX_OPEN) break
-      if (!busy && sealedAs === null) this.#open.delete(id)
+      if (!busy) this.#open.delete(id)
     }
     return whole
   }

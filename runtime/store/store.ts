@@ -406,8 +406,10 @@ export class Store {
   }
 
   async addChunk(coll: Uint8Array, id: Uint8Array, index: number, hash: Uint8Array, sealed: Uint8Array): Promise<void> {
+    // A chunk whose storing was in doubt comes again under another key: the newest sealing is the one that counts.
     await this.#pool.rows(
-      'INSERT INTO pod.chunks (coll, id, index, hash, sealed) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING',
+      `INSERT INTO pod.chunks (coll, id, index, hash, sealed) VALUES ($1, $2, $3, $4, $5)
+       ON CONFLICT (coll, id, index) DO UPDATE SET hash = excluded.hash, sealed = excluded.sealed`,
       [coll, id, index, hash, sealed],
       'add chunk',
     )
