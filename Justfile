@@ -32,6 +32,10 @@ explore *args:
 conformance *args:
     npm run conformance --silent -- {{args}}
 
+# generated and mutated inputs through the verdict and every parser: just fuzz --runs 10000
+fuzz *args:
+    npm run fuzz --silent -- {{args}}
+
 # bundle the roles; --package also emits dist/
 build *args:
     npm run build --silent -- {{args}}
