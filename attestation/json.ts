@@ -25,6 +25,24 @@ export function parseCanonical(text: string): Json {
 }
 
 /**
+ * The value of a text that is what JSON.stringify writes, white space aside: where people write it, or others indent it.
+ * Nesting may read and yet be too deep to write: that, too, is refused and not thrown.
+ * @param invalid says so and throws
+ */
+export function parsePlain(text: string, invalid: (detail: string) => never): Json {
+  let json: Json
+  let plain: string
+  try {
+    json = JSON.parse(text)
+    plain = JSON.stringify(json)
+  } catch {
+    return invalid('not JSON')
+  }
+  const compact = (text.match(/"(?:[^"\\]|\\.)*"|[^\s"]+/g) ?? []).join('')
+  return compact === plain ? json : invalid('a key stands twice, or a value is not in its plain form')
+}
+
+/**
  * @param invalid says so and throws
  * @param unknown likewise, for a field that this version does not know
  */

@@ -3,7 +3,7 @@
  * rule missing does not compile and does not load, and each waiver is named in the verdict.
  */
 import { Malformed } from './errors.ts'
-import { jsonReaders, type Read } from './json.ts'
+import { jsonReaders, parsePlain, type Read } from './json.ts'
 import type { ReferenceValues } from './reference-values.ts'
 import { type Product, products, type Tcb, tcbParts } from './snp/tcb.ts'
 import { type AcceptableStatus, acceptableStatuses } from './tdx/tcb.ts'
@@ -315,14 +315,4 @@ const policy = fields({
  * The text must be what JSON.stringify writes, white space aside: JSON.parse alone lets the second of two equal
  * keys win, and a reader of the file sees the first.
  */
-export function parsePolicy(source: string): Policy {
-  let json: unknown
-  try {
-    json = JSON.parse(source)
-  } catch {
-    return invalid('not JSON')
-  }
-  const compact = (source.match(/"(?:[^"\\]|\\.)*"|[^\s"]+/g) ?? []).join('')
-  if (compact !== JSON.stringify(json)) invalid('a key stands twice, or a value is not in its plain form')
-  return policy(json, 'policy')
-}
+export const parsePolicy = (source: string): Policy => policy(parsePlain(source, invalid), 'policy')

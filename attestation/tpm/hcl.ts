@@ -5,6 +5,7 @@
  */
 import { concat, equal, hex, isZero, utf8, utf8Text } from '../bytes.ts'
 import { Malformed, Rejection, Unsupported } from '../errors.ts'
+import { parsePlain } from '../json.ts'
 import { bytes, layout, u32le, zero } from '../layout.ts'
 import type { Hash, Primitives } from '../primitives/primitives.ts'
 import { digest } from './algorithms.ts'
@@ -100,17 +101,10 @@ function object(value: unknown, name: string): Json {
   return value as Json
 }
 
-/** Compact JSON without a key that stands twice: JSON.parse lets the second win, and another reader the first. */
+/** JSON without a key that stands twice: JSON.parse lets the second win, and another reader the first. */
 function parseClaims(claims: Uint8Array): Json {
   const text = utf8Text(claims) ?? wrong('the claims are not UTF-8')
-  let json: unknown
-  try {
-    json = JSON.parse(text)
-  } catch {
-    return wrong('the claims are not JSON')
-  }
-  const compact = (text.match(/"(?:[^"\\]|\\.)*"|[^\s"]+/g) ?? []).join('')
-  if (compact !== JSON.stringify(json)) wrong('a key of the claims stands twice, or is not in its plain form')
+  const json = parsePlain(text, detail => wrong(`claims: ${detail}`))
   return object(json, 'claims')
 }
 

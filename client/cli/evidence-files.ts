@@ -10,12 +10,11 @@ import { parseCertificate, parseRevocationList } from '../../attestation/certifi
 import { Malformed } from '../../attestation/errors.ts'
 import { decodeEventLog } from '../../attestation/event-log/log.ts'
 import { decodeEvidence, EVIDENCE_CAP, type Evidence, type EvidenceKind } from '../../attestation/evidence.ts'
-import { jsonReaders } from '../../attestation/json.ts'
+import { jsonReaders, parsePlain } from '../../attestation/json.ts'
 import { u16le, u32le } from '../../attestation/layout.ts'
 import { decodeCertificateTable } from '../../attestation/snp/certificate-table.ts'
 import { REPORT_SIZE } from '../../attestation/snp/report.ts'
 import type { TdxCollateral } from '../../attestation/tdx/collateral.ts'
-import { decodeHcl } from '../../attestation/tpm/hcl.ts'
 
 export const FILE_CAP = 1024 * 1024
 
@@ -191,33 +190,13 @@ const PCS_FIELDS = [
   'qe_identity_issuer_chain',
 ] as const
 
-const DEPTH_CAP = 16
-/** Deeper than anything that is read here; writing such a value out again exhausts the stack. */
-export function checkDepth(json: string): void {
-  let depth = 0
-  for (const [bracket] of json.replace(/"(?:[^"\\]|\\.)*"?/g, '').matchAll(/[[\]{}]/g)) {
-    depth += bracket === '[' || bracket === '{' ? 1 : -1
-    if (depth > DEPTH_CAP) invalid('JSON: nested too deep')
-  }
-}
-
-/** JSON with one meaning, as in policies. */
-function parseJson(bytes: Uint8Array): unknown {
-  const source = utf8Text(bytes) ?? invalid('JSON: not UTF-8')
-  checkDepth(source)
-  try {
-    const json: unknown = JSON.parse(source)
-    const compact = (source.match(/"(?:[^"\\]|\\.)*"|[^\s"]+/g) ?? []).join('')
-    if (compact === JSON.stringify(json)) return json
-  } catch {
-    return invalid('JSON: it does not read')
-  }
-  return invalid('JSON: a key stands twice, or a value is not in its plain form')
-}
-
 /** Intel's collateral as DCAP libraries write it down: lists in hexadecimal, bodies and signatures apart. */
 function dcapCollateral(bytes: Uint8Array): Content {
-  const json = object(parseJson(bytes), 'collateral')
+  const source = utf8Text(bytes) ?? invalid('JSON: not UTF-8')
+  const json = object(
+    parsePlain(source, detail => invalid(`JSON: ${detail}`)),
+    'collateral',
+  )
   const [rootCrl, pckCrl, info, infoSignature, infoChain, identity, identitySignature, identityChain] = PCS_FIELDS.map(
     name => text(json[name], name),
   ) as [string, string, string, string, string, string, string, string]
@@ -236,11 +215,6 @@ function dcapCollateral(bytes: Uint8Array): Content {
   }
 }
 
-function hcl(bytes: Uint8Array): Content {
-  checkDepth(utf8Text(decodeHcl(bytes).claimsBytes) ?? '')
-  return { what: "Azure's paravisor report (HCL)", items: [['hcl', bytes]] }
-}
-
 type Recognised = readonly [is: (bytes: Uint8Array) => boolean, read: (bytes: Uint8Array) => Content]
 const begins = (start: Uint8Array) => (bytes: Uint8Array) => startsWith(bytes, start)
 const item = (kind: EvidenceKind, what: string) => (bytes: Uint8Array) => ({ what, items: [[kind, bytes] as const] })
@@ -249,7 +223,7 @@ const DER_SEQUENCE = 0x30
 
 /** The first that fits: what has a magic number before what has only a shape. */
 const known: readonly Recognised[] = [
-  [begins(magic.hcl), hcl],
+  [begins(magic.hcl), item('hcl', "Azure's paravisor report (HCL)")],
   [begins(magic.attest), bytes => ({ what: 'TPM quote without its signature (TPMS_ATTEST)', attest: bytes })],
   [begins(magic.evidence), bytes => ({ what: 'evidence of a pod', items: decodeEvidence(bytes) })],
   [begins(magic.tpmQuote), item('tpm-quote', 'TPM quote')],

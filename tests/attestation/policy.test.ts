@@ -184,3 +184,10 @@ test('the presets differ in nothing but whose silicon they accept', async t => {
     if ('waive' in rule) t.true(rule.waive.length > 10)
   }
 })
+
+test('nesting that reads and is too deep to write is refused, not thrown', t => {
+  t.throws(() => parsePolicy(`${'['.repeat(50_000)}${']'.repeat(50_000)}`), {
+    instanceOf: Malformed,
+    message: /not JSON/,
+  })
+})

@@ -61,6 +61,7 @@ const refused: Readonly<Record<string, readonly [fields: Partial<HclFields>, cod
     { claims: utf8(new TextDecoder().decode(claimsOf()).replace('"keys"', '"keys":[],"keys"')) },
     'malformed',
   ],
+  'claims nested too deep to write': [{ claims: utf8(`{"x":${'['.repeat(7500)}${']'.repeat(7500)}}`) }, 'malformed'],
   'no keys': [{ claims: text({ ...parts, keys: undefined }) }, 'malformed'],
   'a key that is no object': [{ claims: text({ ...parts, keys: [5] }) }, 'malformed'],
   'no attestation key': [{ claims: text({ ...parts, keys: [{ ...jwk, kid: 'HCLEkPub' }] }) }, 'malformed'],

@@ -107,11 +107,8 @@ test('what is not known, too long, or there twice is refused by its name', async
   refused(utf8('not evidence'), /neither evidence nor collateral/)
   refused(new Uint8Array(FILE_CAP + 1), /at most/)
   refused(utf8('{"a":1,"a":2}'), /stands twice/)
-  refused(utf8(`{"a":${'['.repeat(100_000)}`), /nested too deep/)
+  refused(utf8(`{"a":${'['.repeat(100_000)}${']'.repeat(100_000)}}`), /not JSON/)
   refused(utf8('-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n'), /PEM/)
-  // Claims that read but cannot be written again: a stack is only so deep.
-  const deep = utf8(`{"keys":${'['.repeat(7000)}${']'.repeat(7000)}}`)
-  refused(hclReport(p, { claims: deep }), /nested too deep/)
   t.notThrows(() => recognise(hclReport(p, { claims: claimsOf() })))
   const { evidence, vcek } = await simulated()
   const file = { path: 'a', sizeBytes: 0, ...recognise(evidence) }
