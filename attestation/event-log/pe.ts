@@ -107,10 +107,16 @@ export function authenticode(p: Primitives, hash: Hash, image: Uint8Array): Uint
   return digest(p, hash, ...coveredParts(image, readHeaders(image)))
 }
 
+const MAX_ZEROS = 16 * 1024 * 1024
+
 /** The sections of an image by name, each with its contents as loaded into memory. */
 export function loadedSections(image: Uint8Array): Map<string, Uint8Array> {
   const loaded = new Map<string, Uint8Array>()
-  for (const { name, virtualSize, fileSize, fileOffset } of readHeaders(image).sections) {
+  const { sections } = readHeaders(image)
+  const total = sections.reduce((sum, { virtualSize }) => sum + virtualSize, 0)
+  // A header of a few bytes may claim gigabytes of zeros.
+  if (total > image.length + MAX_ZEROS) wrong(`sections of ${total} bytes in a file of ${image.length}`)
+  for (const { name, virtualSize, fileSize, fileOffset } of sections) {
     if (loaded.has(name)) wrong(`section ${name} stands twice`)
     const content = image.subarray(fileOffset, fileOffset + Math.min(fileSize, virtualSize))
     loaded.set(name, concat(content, new Uint8Array(virtualSize - content.length)))

@@ -91,6 +91,12 @@ test('a section that stands twice could be either', async t => {
   t.is(await codeOf(() => loadedSections(twice)), 'malformed')
 })
 
+test('a small file does not become gigabytes of zeros', async t => {
+  const section = (name: string) => ({ name, content: new Uint8Array(8), virtualSize: 9 * 1024 * 1024 })
+  t.is(loadedSections(peImage([section('.a')])).get('.a')?.length, 9 * 1024 * 1024)
+  t.is(await codeOf(() => loadedSections(peImage([section('.a'), section('.b')]))), 'malformed')
+})
+
 test("PCR 11 takes a unified kernel image's sections by name and contents, in the order of the stub", async t => {
   const content = (text: string) => utf8(text)
   const uki = peImage([

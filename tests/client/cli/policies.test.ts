@@ -30,7 +30,8 @@ function fits(value: unknown, of: Schema): boolean {
   if ('const' in of) return value === of['const']
   if (Array.isArray(of['enum'])) return of['enum'].includes(value)
   if (type === 'null') return value === null
-  if (type === 'string') return typeof value === 'string' && new RegExp(String(pattern ?? '')).test(value)
+  if (type === 'string')
+    return typeof value === 'string' && (typeof pattern !== 'string' || new RegExp(pattern).test(value))
   if (type === 'integer')
     return Number.isInteger(value) && Number(value) >= Number(minimum) && Number(value) <= Number(maximum)
   if (type === 'array') {
