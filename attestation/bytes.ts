@@ -89,26 +89,6 @@ export function base32(bytes: Uint8Array): string {
   return text
 }
 
-/** Bytes of a canonical lower-case base32 text, or null. */
-export function fromBase32(text: string): Uint8Array | null {
-  const bytes = new Uint8Array(Math.floor((text.length * 5) / 8))
-  let bits = 0
-  let held = 0
-  let at = 0
-  for (const letter of text) {
-    const value = base32Alphabet.indexOf(letter)
-    if (value < 0) return null
-    held = (held << 5) | value
-    bits += 5
-    if (bits >= 8) {
-      bits -= 8
-      bytes[at++] = held >> bits
-      held &= (1 << bits) - 1
-    }
-  }
-  return held === 0 && bits < 5 ? bytes : null
-}
-
 export function u16be(value: number): Uint8Array {
   return Uint8Array.of(value >>> 8, value)
 }

@@ -10,7 +10,6 @@ import {
   KeyUsageFlags,
   KeyUsagesExtension,
   X509CertificateGenerator,
-  X509CrlGenerator,
 } from '@peculiar/x509'
 import { concat, fromHex, hex, utf8 } from '../bytes.ts'
 import { oid, tag } from '../certificates/der.ts'
@@ -25,7 +24,7 @@ import {
   encodeSigned,
   type QuoteParts,
 } from '../tdx/quote.ts'
-import type { Authority, KeyPair, Request, Validity } from './vendor.ts'
+import { type Authority, type KeyPair, type Request, signRevocationList, type Validity } from './vendor.ts'
 
 const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const
 const SIGNER_NAME = 'Intel SGX TCB Signing'
@@ -62,21 +61,11 @@ export async function issueIntel(request: Request): Promise<Uint8Array> {
   return new Uint8Array(certificate.rawData)
 }
 
-export async function issueIntelList(
+export const issueIntelList = (
   issuer: Authority,
-  { notBefore, notAfter }: Validity,
+  validity: Validity,
   revoked: readonly string[] = [],
-): Promise<Uint8Array> {
-  const list = await X509CrlGenerator.create({
-    issuer: name(issuer.commonName),
-    thisUpdate: date(notBefore),
-    nextUpdate: date(notAfter),
-    entries: revoked.map(serialNumber => ({ serialNumber, revocationDate: date(notBefore) })),
-    signingKey: issuer.privateKey,
-    signingAlgorithm: algorithm,
-  })
-  return new Uint8Array(list.rawData)
-}
+): Promise<Uint8Array> => signRevocationList({ name, algorithm }, issuer, validity, revoked)
 
 /** What each certificate may do: two authorities and two that sign no certificates. */
 export const intelExtensions = {

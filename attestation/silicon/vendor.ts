@@ -163,22 +163,32 @@ export function issueEndorsement(ask: CryptoKey, endorsed: Endorsed, publicKey: 
   })
 }
 
-/** The root's list of revoked intermediates. */
-export async function issueRevocationList(
-  ark: Authority,
+/** How a vendor writes names and signs. */
+export type Signing = Readonly<{ name: (commonName: string) => JsonName; algorithm: Algorithm & EcdsaParams }>
+
+export async function signRevocationList(
+  { name, algorithm }: Signing,
+  issuer: Authority,
   { notBefore, notAfter }: Validity,
-  revoked: readonly string[] = [],
+  revoked: readonly string[],
 ): Promise<Uint8Array> {
   const list = await X509CrlGenerator.create({
-    issuer: name(ark.commonName),
+    issuer: name(issuer.commonName),
     thisUpdate: date(notBefore),
     nextUpdate: date(notAfter),
     entries: revoked.map(serialNumber => ({ serialNumber, revocationDate: date(notBefore) })),
-    signingKey: ark.privateKey,
-    signingAlgorithm: pss,
+    signingKey: issuer.privateKey,
+    signingAlgorithm: algorithm,
   })
   return new Uint8Array(list.rawData)
 }
+
+/** The root's list of revoked intermediates. */
+export const issueRevocationList = (
+  ark: Authority,
+  validity: Validity,
+  revoked: readonly string[] = [],
+): Promise<Uint8Array> => signRevocationList({ name, algorithm: pss }, ark, validity, revoked)
 
 /** As long as AMD's: 25 years for authorities, seven for a VCEK, one for a VLEK. */
 export const validityOf = {
