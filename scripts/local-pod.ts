@@ -82,6 +82,13 @@ const plainLines = (log: string): string =>
     .filter(line => line !== '' && !line.startsWith('{'))
     .join('\n  ')
 
+/** A role that was just killed may still be closing its sockets in there. */
+function removeRunDir(runDir: string): void {
+  try {
+    rmSync(runDir, { recursive: true, force: true, maxRetries: 10, retryDelay: 50 })
+  } catch {} // sockets and configuration of a pod that is gone, in the system's folder for temporary files
+}
+
 /** Starts the pod and resolves when it answers, locked. Rejects with what the pod said when it does not start. */
 export async function startLocalPod(options: LocalPodOptions): Promise<LocalPod> {
   const { rolesDir, onStage = () => {}, onEvent = () => {} } = options
@@ -126,7 +133,7 @@ export async function startLocalPod(options: LocalPodOptions): Promise<LocalPod>
       done()
     })
     child.once('exit', () => done())
-  }).finally(() => rmSync(runDir, { recursive: true, force: true }))
+  }).finally(() => removeRunDir(runDir))
 
   const up = new Promise<void>((done, fail) => {
     createInterface({ input: child.stdout }).on('line', line => {

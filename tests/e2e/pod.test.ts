@@ -85,11 +85,13 @@ test.serial('events arrive as they happen, in a sealed stream', async t => {
   const abort = new AbortController()
   t.teardown(() => abort.abort())
   const seen: string[] = []
+  let second: Promise<{ id: string }> | null = null
   for await (const event of events(session, { after: 0, signal: abort.signal })) {
     if (event.kind === 'commit') seen.push(...event.changes.map(change => change.id))
-    if (seen.length === 1) void saveMemory(session, { text: 'while watching' })
+    if (seen.length === 1) second = saveMemory(session, { text: 'while watching' })
     if (seen.length === 2) break
   }
+  t.is(seen[1], (await second)?.id)
   t.is(seen[0], id)
 })
 
