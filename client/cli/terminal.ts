@@ -84,9 +84,10 @@ export class Terminal {
   /** A passphrase, byte by byte: it never is a string, which could not be wiped. */
   async secret(question: string, flag: string): Promise<Uint8Array> {
     if (!this.interactive) throw new Malformed(`not on a terminal: say ${flag} instead of being asked`, 'data')
-    this.#notes.write(`${question}: `)
+    // Before the question: an answer that comes at once must find the echo off.
     this.#input.setRawMode(true)
     try {
+      this.#notes.write(`${question}: `)
       return await this.#readSecret()
     } finally {
       this.#input.setRawMode(false)
