@@ -1,5 +1,5 @@
 // tcg-eventlog-replay, ccel-replay
-import { createHash } from 'node:crypto'
+import { sha1 } from '@noble/hashes/legacy.js'
 import { hex } from '../../attestation/bytes.ts'
 import { Unsupported } from '../../attestation/errors.ts'
 import { dstackDigest, DSTACK_EVENT } from '../../attestation/event-log/dstack.ts'
@@ -12,24 +12,25 @@ import {
   replayPcrs,
   replayRtmrs,
 } from '../../attestation/event-log/replay.ts'
-import { checkEqual, type Kind, p } from './kind.ts'
+import type { Primitives } from '../../attestation/primitives/primitives.ts'
+import { checkEqual, evidenceHex, type Kind } from './kind.ts'
 import { type Case, expectEqual, type Json, Mismatch, unhex, type Vectors } from './manifest.ts'
 import { tdBody } from './td-body.ts'
 
 /** SHA-1 registers are replayed here and nowhere else: the verifier does not accept that bank. */
-const extenders: Readonly<Record<string, Extender>> = {
-  sha1: { bank: 'SHA-1', hash: joined => new Uint8Array(createHash('sha1').update(joined).digest()) },
+const extenders = (p: Primitives): Readonly<Record<string, Extender>> => ({
+  sha1: { bank: 'SHA-1', hash: sha1 },
   sha256: extender(p, 'SHA-256'),
   sha384: extender(p, 'SHA-384'),
   sha512: extender(p, 'SHA-512'),
-}
+})
 
 export const tcgEventLogReplay: Kind = {
   verify(entry, vectors) {
     const log = decodeEventLog(vectors.file(entry, 'log'))
     const banks = Object.entries((entry.expected['pcrs'] ?? {}) as Record<string, Json>)
     for (const [bank, values] of banks) {
-      const using = extenders[bank]
+      const using = extenders(vectors.primitives)[bank]
       if (using === undefined) throw new Mismatch(`unknown bank ${bank}`)
       const signed = new Map(Object.entries(values).map(([pcr, value]) => [Number(pcr), unhex(value as string)]))
       checkReplay(`${bank} PCR`, replayPcrs(log, using), signed, [...signed.keys()])
@@ -51,18 +52,19 @@ type DstackLogEntry = Readonly<{
 }>
 
 /** The digests of dstack's own form of the log, which counts RTMRs from zero. */
-function dstackDigests(json: string): { register: number; digest: Uint8Array }[] {
+function dstackDigests(p: Primitives, json: string): { register: number; digest: Uint8Array }[] {
   const log = (JSON.parse(json) as { event_log: string | DstackLogEntry[] }).event_log
   const entries = typeof log === 'string' ? (JSON.parse(log) as DstackLogEntry[]) : log
   return entries.map(({ imr, event_type, digest, event, event_payload }) => {
-    const logged = digest === '' ? null : unhex(digest)
-    if (event_type !== DSTACK_EVENT) return { register: imr + 1, digest: unhex(digest) }
-    return { register: imr + 1, digest: dstackDigest(p, { name: event, payload: unhex(event_payload), logged }) }
+    const logged = digest === '' ? null : evidenceHex(digest)
+    if (event_type !== DSTACK_EVENT) return { register: imr + 1, digest: evidenceHex(digest) }
+    return { register: imr + 1, digest: dstackDigest(p, { name: event, payload: evidenceHex(event_payload), logged }) }
   })
 }
 
 function readDigests(entry: Case, vectors: Vectors): { register: number; digest: Uint8Array }[] {
-  if (vectors.has(entry, 'json')) return dstackDigests(new TextDecoder().decode(vectors.file(entry, 'json')))
+  if (vectors.has(entry, 'json'))
+    return dstackDigests(vectors.primitives, new TextDecoder().decode(vectors.file(entry, 'json')))
   const log = decodeEventLog(vectors.file(entry, vectors.has(entry, 'ccel') ? 'ccel' : 'log'))
   if (entry.expected['events'] !== undefined) expectEqual('events', log.events.length, entry.expected['events'])
   return ccelDigests(log)
@@ -86,7 +88,7 @@ export const ccelReplay: Kind = {
       }
       throw new Mismatch('a log of unknown algorithms was not refused')
     }
-    const rtmrs = replayRtmrs(p, readDigests(entry, vectors)).map(hex)
+    const rtmrs = replayRtmrs(vectors.primitives, readDigests(entry, vectors)).map(hex)
     for (const [index, value] of Object.entries((entry.expected['rtmr'] ?? {}) as Json)) {
       checkEqual(`RTMR${index}`, rtmrs[Number(index)], value)
     }

@@ -1,10 +1,7 @@
 // What the runner asks of each kind of case.
-import * as nodeCrypto from 'node:crypto'
-import { type Code, Refusal, Rejection } from '../../attestation/errors.ts'
-import { nodePrimitives } from '../../attestation/primitives/node.ts'
+import { fromHex } from '../../attestation/bytes.ts'
+import { type Code, Malformed, Refusal, Rejection } from '../../attestation/errors.ts'
 import { type AppraisalEntry, type Case, Mismatch, type Vectors } from './manifest.ts'
-
-export const p = nodePrimitives(nodeCrypto)
 
 export type Kind = Readonly<{
   /**
@@ -19,6 +16,13 @@ export type Kind = Readonly<{
   /** Files of which every bit is signed or has one value only, so that a flipped one must be refused. */
   covered: readonly string[]
 }>
+
+/** Hexadecimal inside evidence: where it is none, that is a refusal and not a fault of the set. */
+export function evidenceHex(text: string): Uint8Array {
+  const bytes = fromHex(text)
+  if (bytes === null) throw new Malformed('the evidence has digits that are not hexadecimal')
+  return bytes
+}
 
 /** A measured value is the one that was expected: a verdict, not a claim to compare. */
 export function checkEqual(name: string, found: unknown, expected: unknown): void {

@@ -5,7 +5,7 @@ import { Rejection } from '../../attestation/errors.ts'
 import { firmwareDigest, type Launch, launchDigest } from '../../attestation/snp/launch-digest.ts'
 import { hypervisors, modelSignature } from '../../attestation/snp/vmsa.ts'
 import { directBootRtmrs } from '../../attestation/tdx/measure.ts'
-import { checkEqual, type Kind, p } from './kind.ts'
+import { checkEqual, type Kind } from './kind.ts'
 import { expectEqual, type Json, Mismatch, unhex } from './manifest.ts'
 import { tdBody } from './td-body.ts'
 
@@ -35,6 +35,7 @@ function launchOf(input: Json, firmware: Uint8Array): Launch {
 export const launchDigestKind: Kind = {
   verify(entry, vectors) {
     const launch = launchOf(entry.input as Json, vectors.file(entry, 'ovmf'))
+    const p = vectors.primitives
     const found = launchDigest(p, launch)
     checkEqual('launch digest', hex(found), entry.expected['measurement'])
     if (launch.firmwareDigest === null) {
@@ -61,7 +62,7 @@ export const tdxMeasurement: Kind = {
     checkEqual('MRTD of the quote', hex(body.mrTd), entry.expected['mrTd'])
     if (!known.includes(hex(body.mrTd))) throw new Rejection('measurement', 'measurement', 'MRTD is not of this image')
     const digests = { cmdline: image.cmdline_sha384, kernel: image.kernel_authenticode, initrd: image.initrd_sha384 }
-    const { rtmr1, rtmr2 } = directBootRtmrs(p, digests)
+    const { rtmr1, rtmr2 } = directBootRtmrs(vectors.primitives, digests)
     checkEqual('RTMR1', hex(body.rtmrs[1] as Uint8Array), hex(rtmr1))
     checkEqual('RTMR2', hex(body.rtmrs[2] as Uint8Array), hex(rtmr2))
     return Promise.resolve()

@@ -1,7 +1,7 @@
 // The vector set: cases of a manifest (schema "evidence-vectors/1") and their files, each held to its hash.
-import { createHash } from 'node:crypto'
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
+// Neither this nor what reads it uses anything of Node: the same runner runs in a browser (`folder.ts` is Node's door).
+import { fromHex, hex, utf8Text } from '../../attestation/bytes.ts'
+import type { Primitives } from '../../attestation/primitives/primitives.ts'
 
 export type Json = Readonly<Record<string, unknown>>
 export type FileEntry = Readonly<{ path: string; sha256?: string }>
@@ -32,30 +32,43 @@ export function expectEqual(name: string, found: unknown, expected: unknown): vo
   if (a !== b) throw new Mismatch(`${name}: ${a}, expected ${b}`)
 }
 
+/** Where a set lies, and the maker of cryptography that its verdicts are reached with. */
+export type Source = Readonly<{
+  /** A file by its path below the set's folder; throws where there is none. */
+  read: (path: string) => Uint8Array
+  primitives: Primitives
+}>
+
 export class Vectors {
-  readonly #dir: string
+  readonly #source: Source
   readonly #edited: ReadonlyMap<string, Uint8Array>
   readonly manifest: Manifest
-  constructor(dir: string, manifest?: Manifest, edited: ReadonlyMap<string, Uint8Array> = new Map()) {
-    this.#dir = dir
+  constructor(source: Source, manifest?: Manifest, edited: ReadonlyMap<string, Uint8Array> = new Map()) {
+    this.#source = source
     this.#edited = edited
-    this.manifest = manifest ?? (JSON.parse(readFileSync(join(dir, 'manifest.json'), 'utf8')) as Manifest)
+    this.manifest = manifest ?? (JSON.parse(this.text('manifest.json')) as Manifest)
+  }
+
+  get primitives(): Primitives {
+    return this.#source.primitives
   }
 
   /** The same files under another manifest. */
   with(manifest: Manifest): Vectors {
-    return new Vectors(this.#dir, manifest, this.#edited)
+    return new Vectors(this.#source, manifest, this.#edited)
   }
   /** The same set with other bytes in some files. */
   edited(files: ReadonlyMap<string, Uint8Array>): Vectors {
-    return new Vectors(this.#dir, this.manifest, files)
+    return new Vectors(this.#source, this.manifest, files)
   }
   /** A file by its path. */
   read(path: string): Uint8Array {
-    return this.#edited.get(path) ?? new Uint8Array(readFileSync(join(this.#dir, path)))
+    return this.#edited.get(path) ?? this.#source.read(path)
   }
   text(path: string): string {
-    return new TextDecoder().decode(this.read(path))
+    const text = utf8Text(this.read(path))
+    if (text === null) throw new Mismatch(`${path} is not text`)
+    return text
   }
   /** A file of a case by its role. */
   file(entry: Case, role: string): Uint8Array {
@@ -63,7 +76,7 @@ export class Vectors {
     if (file === undefined) throw new Mismatch(`the case has no file "${role}"`)
     const bytes = this.read(file.path)
     if (file.sha256 !== undefined && !this.#edited.has(file.path)) {
-      expectEqual(`SHA-256 of ${file.path}`, createHash('sha256').update(bytes).digest('hex'), file.sha256)
+      expectEqual(`SHA-256 of ${file.path}`, hex(this.primitives.sha256(bytes)), file.sha256)
     }
     return bytes
   }
@@ -72,11 +85,16 @@ export class Vectors {
   }
   /** The DER certificates of a PEM file, in its order. */
   pem(path: string): Uint8Array[] {
-    return [...this.text(path).matchAll(/-----BEGIN CERTIFICATE-----([^-]+)-----END/g)].map(
-      ([, body]) => new Uint8Array(Buffer.from(body as string, 'base64')),
+    return [...this.text(path).matchAll(/-----BEGIN CERTIFICATE-----([^-]+)-----END/g)].map(([, body]) =>
+      unbase64(body as string),
     )
   }
 }
 
 export const seconds = (iso: string): number => Date.parse(iso) / 1000
-export const unhex = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, 'hex'))
+export function unhex(text: string): Uint8Array {
+  const bytes = fromHex(text)
+  if (bytes === null) throw new Mismatch(`not hexadecimal: ${text}`)
+  return bytes
+}
+export const unbase64 = (text: string): Uint8Array => Uint8Array.from(atob(text), byte => byte.charCodeAt(0))

@@ -19,7 +19,7 @@ import { checkIdBlock, idBlock } from '../../attestation/snp/launch-digest.ts'
 import { decodeReport, type Report } from '../../attestation/snp/report.ts'
 import { encodeTcb, type Product, products, type Tcb, tcbParts } from '../../attestation/snp/tcb.ts'
 import { lenient } from '../../tests/support/policies.ts'
-import { type Kind, p } from './kind.ts'
+import type { Kind } from './kind.ts'
 import {
   type AppraisalEntry,
   type Case,
@@ -27,6 +27,7 @@ import {
   type Json,
   Mismatch,
   seconds,
+  unbase64,
   unhex,
   type Vectors,
 } from './manifest.ts'
@@ -133,7 +134,7 @@ export async function appraiseUnder(
     collateral: collateralOf(entry, vectors),
     nonce: unhex(entry.expected['reportData'] as string),
     now: seconds(verifyAt),
-    primitives: p,
+    primitives: vectors.primitives,
     ...change.given,
     ...given,
     policy: { ...lenient, ...change.policy },
@@ -209,8 +210,8 @@ export const amdCertChain: Kind = {
       intermediate: parseCertificate(ask as Uint8Array, 'ASK'),
       root: parseCertificate(ark as Uint8Array, 'ARK'),
     }
-    checkRoot(p, chain.root, amdRoots)
-    await checkChain(p, chain, seconds(entry.verifyAt as string))
+    checkRoot(vectors.primitives, chain.root, amdRoots)
+    await checkChain(vectors.primitives, chain, seconds(entry.verifyAt as string))
     const expected = (entry.expected['vekExtensions'] ?? {}) as Json
     const product = products.find(name => String(expected['productName']).startsWith(name))
     if (product === undefined) throw new Mismatch(`unknown product ${String(expected['productName'])}`)
@@ -232,9 +233,8 @@ export const amdCertChain: Kind = {
 
 export const snpIdBlock: Kind = {
   verify(entry) {
-    const decode = (text: unknown) => new Uint8Array(Buffer.from(text as string, 'base64'))
-    const measurement = decode(entry.input?.['ldBase64'])
-    const block = decode(entry.expected['idBlockBase64'])
+    const measurement = unbase64(entry.input?.['ldBase64'] as string)
+    const block = unbase64(entry.expected['idBlockBase64'] as string)
     const fields = idBlock.decode(block)
     if (!equal(idBlock.encode({ ...fields, launchDigest: measurement }), block)) {
       throw new Mismatch('the ID block does not read back')

@@ -9,7 +9,7 @@ import type { TdxCollateral } from '../../attestation/tdx/collateral.ts'
 import { decodeQuote } from '../../attestation/tdx/quote.ts'
 import type { AcceptableStatus } from '../../attestation/tdx/tcb.ts'
 import { lenient } from '../../tests/support/policies.ts'
-import { type Kind, p } from './kind.ts'
+import { evidenceHex, type Kind } from './kind.ts'
 import {
   type AppraisalEntry,
   type Case,
@@ -40,8 +40,8 @@ export function tdxCollateralOf(entry: Case, vectors: Vectors): TdxCollateral | 
   const given = parseObject(vectors.file(entry, 'collateral'))
   const of = (name: string): string => given[name] ?? ''
   return {
-    rootCrl: unhex(of('root_ca_crl')),
-    pckCrl: unhex(of('pck_crl')),
+    rootCrl: evidenceHex(of('root_ca_crl')),
+    pckCrl: evidenceHex(of('pck_crl')),
     tcbInfo: envelope('tcbInfo', of('tcb_info'), of('tcb_info_signature')),
     tcbInfoSigner: signerOf(of('tcb_info_issuer_chain')),
     qeIdentity: envelope('enclaveIdentity', of('qe_identity'), of('qe_identity_signature')),
@@ -111,7 +111,7 @@ export async function appraiseQuote(
     collateral: collateralOf(entry, vectors),
     nonce: unhex(entry.expected['reportData'] as string),
     now: seconds(verifyAt),
-    primitives: p,
+    primitives: vectors.primitives,
     ...given,
     policy,
   })

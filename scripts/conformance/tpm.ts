@@ -1,13 +1,13 @@
 // tpm-quote, azure-hcl-snp, azure-hcl-tdx
-import { createHash, createPublicKey } from 'node:crypto'
 import { appraise, noCollateral } from '../../attestation/appraise.ts'
 import { concat, equal, hex } from '../../attestation/bytes.ts'
 import { parseCertificate } from '../../attestation/certificates/x509.ts'
-import { type Code, Malformed, Rejection, Unsupported } from '../../attestation/errors.ts'
+import { type Code, Malformed, Refusal, Rejection, Unsupported } from '../../attestation/errors.ts'
 import { decodeEventLog } from '../../attestation/event-log/log.ts'
 import { checkReplay, extender, replayPcrs } from '../../attestation/event-log/replay.ts'
 import { encodeEvidence } from '../../attestation/evidence.ts'
-import type { Bank } from '../../attestation/tpm/algorithms.ts'
+import type { Primitives } from '../../attestation/primitives/primitives.ts'
+import { type Bank, digest } from '../../attestation/tpm/algorithms.ts'
 import { type Attest, decodeAttest } from '../../attestation/tpm/attest.ts'
 import { readGoogleCertificate } from '../../attestation/tpm/google.ts'
 import { checkHclClaims, decodeHcl, type HclClaims, type HclReport } from '../../attestation/tpm/hcl.ts'
@@ -15,8 +15,8 @@ import { type AttestationKey, decodePublic, rsaJwk } from '../../attestation/tpm
 import { checkQuote, type Pcrs } from '../../attestation/tpm/quote.ts'
 import { bareSignature, checkSignature, decodeSignature, type Signature } from '../../attestation/tpm/signature.ts'
 import { lenient } from '../../tests/support/policies.ts'
-import { type Kind, p, refusalOf } from './kind.ts'
-import { type Case, expectEqual, type Json, Mismatch, seconds, unhex, type Vectors } from './manifest.ts'
+import { evidenceHex, type Kind, refusalOf } from './kind.ts'
+import { type Case, expectEqual, type Json, Mismatch, seconds, unbase64, unhex, type Vectors } from './manifest.ts'
 import { accepted } from './snp.ts'
 
 const bankNames: Readonly<Record<number, Bank>> = { 4: 'SHA-1', 11: 'SHA-256', 12: 'SHA-384', 13: 'SHA-512' }
@@ -46,14 +46,24 @@ function compareAttest(attest: Attest, expected: ExpectedAttest): void {
   expectEqual('selection', attest.selections, selections)
 }
 
+const keyTypes = [
+  { name: 'RSA-PSS', hash: 'SHA-256' },
+  { name: 'ECDSA', namedCurve: 'P-256' },
+  { name: 'ECDSA', namedCurve: 'P-384' },
+] as const
 /** A subject public key in PEM, which says nothing of the key's attributes. */
-function pemKey(text: string): AttestationKey {
-  const key = parsed('public key', () => createPublicKey(text))
-  const jwk = key.export({ format: 'jwk' })
-  if (jwk.kty === 'RSA') return rsaJwk(jwk as Json)
-  const coordinate = (value: string | undefined) => new Uint8Array(Buffer.from(value ?? '', 'base64url'))
-  const kind = jwk.crv === 'P-384' ? 'P-384' : 'P-256'
-  return { kind, point: concat(Uint8Array.of(4), coordinate(jwk.x), coordinate(jwk.y)) }
+async function pemKey(text: string): Promise<AttestationKey> {
+  const spki = parsed('public key', () => unbase64(text.replace(/-----(?:BEGIN|END) PUBLIC KEY-----/g, '')))
+  for (const type of keyTypes) {
+    try {
+      const key = await crypto.subtle.importKey('spki', spki as Uint8Array<ArrayBuffer>, type, true, ['verify'])
+      if (type.name === 'RSA-PSS') return rsaJwk((await crypto.subtle.exportKey('jwk', key)) as Json)
+      return { kind: type.namedCurve, point: new Uint8Array(await crypto.subtle.exportKey('raw', key)) }
+    } catch (error) {
+      if (error instanceof Refusal) throw error
+    } // of another type
+  }
+  throw new Malformed('public key cannot be read')
 }
 
 /** What this script reads itself is evidence too: what cannot be read is refused. */
@@ -67,7 +77,7 @@ function parsed<T>(what: string, parse: () => T): T {
 
 function pcrList(text: string): Pcrs {
   const values = parsed('register values', () => JSON.parse(text) as string[])
-  return new Map(values.map((value, pcr) => [pcr, unhex(value)]))
+  return new Map(values.map((value, pcr) => [pcr, evidenceHex(value)]))
 }
 const pcrTable = (table: Json): Pcrs =>
   new Map(
@@ -76,9 +86,13 @@ const pcrTable = (table: Json): Pcrs =>
       .sort(([a], [b]) => a - b),
   )
 
-type Question = Readonly<{ key: AttestationKey; expected: ExpectedAttest; pcrs: Pcrs }>
+type Question = Readonly<{ p: Primitives; key: AttestationKey; expected: ExpectedAttest; pcrs: Pcrs }>
 
-async function verifyQuote(attest: Uint8Array, signature: Signature, { key, expected, pcrs }: Question): Promise<void> {
+async function verifyQuote(
+  attest: Uint8Array,
+  signature: Signature,
+  { p, key, expected, pcrs }: Question,
+): Promise<void> {
   const [select] = expected.pcrSelect
   const bank = bankNames[select?.alg ?? 0]
   if (select === undefined || bank === undefined) throw new Mismatch('the case selects no known bank')
@@ -92,8 +106,7 @@ async function verifyQuote(attest: Uint8Array, signature: Signature, { key, expe
     if (!(refusal instanceof Unsupported)) throw new Mismatch('a quote of the SHA-1 bank is not refused as unsupported')
     await checkSignature(p, attest, signature, key)
     const values = concat(...select.pcrs.map(pcr => pcrs.get(pcr) as Uint8Array))
-    const digest = createHash(signature.hash.replace('-', '')).update(values).digest('hex')
-    expectEqual('pcrDigest', digest, expected.pcrDigest)
+    expectEqual('pcrDigest', hex(digest(p, signature.hash, values)), expected.pcrDigest)
   } else await check()
   compareAttest(decodeAttest(attest), expected)
 }
@@ -103,7 +116,7 @@ async function verifyAzureQuote(entry: Case, vectors: Vectors, key: AttestationK
   const expected = entry.expected['tpmQuote'] as ExpectedAttest
   const pcrs = pcrList(new TextDecoder().decode(vectors.file(entry, 'pcrs')))
   const signature = bareSignature(vectors.file(entry, 'tpmQuoteSig'))
-  await verifyQuote(vectors.file(entry, 'tpmQuoteMsg'), signature, { key, expected, pcrs })
+  await verifyQuote(vectors.file(entry, 'tpmQuoteMsg'), signature, { p: vectors.primitives, key, expected, pcrs })
 }
 
 /** The registers that firmware and boot loader extend; the kernel goes on extending 10 without this log. */
@@ -112,6 +125,7 @@ const BOOT_PCRS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 type BankQuote = Readonly<{ bank: number; attest: ExpectedAttest; pcrs: Json }>
 
 async function verifyBankQuotes(entry: Case, vectors: Vectors): Promise<void> {
+  const p = vectors.primitives
   const key = decodePublic(vectors.file(entry, 'akPub'))
   if (vectors.has(entry, 'akCert')) {
     expectEqual('certified key', readGoogleCertificate(vectors.file(entry, 'akCert')).key, key)
@@ -119,7 +133,7 @@ async function verifyBankQuotes(entry: Case, vectors: Vectors): Promise<void> {
   for (const { bank, attest, pcrs: table } of entry.expected['quotes'] as BankQuote[]) {
     const pcrs = pcrTable(table)
     const signature = decodeSignature(vectors.file(entry, `quote${bank}Sig`))
-    await verifyQuote(vectors.file(entry, `quote${bank}Msg`), signature, { key, expected: attest, pcrs })
+    await verifyQuote(vectors.file(entry, `quote${bank}Msg`), signature, { p, key, expected: attest, pcrs })
     const name = bankNames[bank]
     if (name === undefined || name === 'SHA-1' || !vectors.has(entry, 'eventLog')) continue
     const log = decodeEventLog(vectors.file(entry, 'eventLog'))
@@ -139,7 +153,7 @@ export const tpmQuote: Kind = {
     if (entry.expected['quotes'] !== undefined) return verifyBankQuotes(entry, vectors)
     const key = vectors.has(entry, 'akPub')
       ? decodePublic(vectors.file(entry, 'akPub'))
-      : pemKey(new TextDecoder().decode(vectors.file(entry, 'ak')))
+      : await pemKey(new TextDecoder().decode(vectors.file(entry, 'ak')))
     return verifyAzureQuote(entry, vectors, key)
   },
   appraise: null,
@@ -147,7 +161,7 @@ export const tpmQuote: Kind = {
   covered: ['tpmQuoteMsg', 'tpmQuoteSig', 'quote11Msg', 'quote11Sig', 'quote12Msg', 'quote12Sig'],
 }
 
-function compareClaims(hcl: HclReport, claims: HclClaims, expected: Json): void {
+function compareClaims(p: Primitives, hcl: HclReport, claims: HclClaims, expected: Json): void {
   expectEqual('tee', hcl.tee, expected['tee'])
   expectEqual('reportData', hex(hcl.reportData), expected['reportData'])
   expectEqual('runtime claims', hex(p.sha256(hcl.claimsBytes)), expected['runtimeClaimsSha256'])
@@ -185,11 +199,11 @@ export const azureHclSnp: Kind = {
       nonce: hcl.reportData,
       // The cases of this kind carry no time: the first second in which the certificate was valid.
       now: entry.verifyAt === undefined ? notBefore : seconds(entry.verifyAt),
-      primitives: p,
+      primitives: vectors.primitives,
     })
     accepted(found)
-    const claims = checkHclClaims(p, hcl)
-    compareClaims(hcl, claims, entry.expected)
+    const claims = checkHclClaims(vectors.primitives, hcl)
+    compareClaims(vectors.primitives, hcl, claims, entry.expected)
     if (vectors.has(entry, 'tpmQuoteMsg')) await verifyAzureQuote(entry, vectors, claims.attestationKey)
   },
   appraise: null,
@@ -200,8 +214,8 @@ export const azureHclSnp: Kind = {
 export const azureHclTdx: Kind = {
   async verify(entry, vectors) {
     const hcl = decodeHcl(vectors.file(entry, 'hclReport'))
-    const claims = checkHclClaims(p, hcl)
-    compareClaims(hcl, claims, entry.expected)
+    const claims = checkHclClaims(vectors.primitives, hcl)
+    compareClaims(vectors.primitives, hcl, claims, entry.expected)
     if (vectors.has(entry, 'tpmQuoteMsg')) await verifyAzureQuote(entry, vectors, claims.attestationKey)
   },
   appraise: null,

@@ -1,23 +1,15 @@
 /** What the browser test runs inside Chromium: the package's own modules, bundled, nothing of Node. */
-import { appraise, type Given } from '../../attestation/appraise.ts'
 import { fromHex, hex } from '../../attestation/bytes.ts'
-import { parsePolicy } from '../../attestation/policy.ts'
 import { webPrimitives } from '../../attestation/primitives/web.ts'
 import { rootCredential } from '../../attestation/session/credentials.ts'
 import { kdf } from '../../attestation/session/transcript.ts'
 import { connect, getMemories, releaseKeys, saveMemory } from '../../client/index.ts'
 import type { ReleasingOwner } from '../../client/session/owner.ts'
+import { type Manifest, unbase64, Vectors } from '../../scripts/conformance/manifest.ts'
+import { type Outcome, run } from '../../scripts/conformance/run.ts'
 
-export type Case = Readonly<{
-  evidence: string
-  nonce: string
-  now: number
-  policy: string
-  vek: string | null
-  ask: string | null
-  ark: string | null
-}>
-export type Verdict = Readonly<{ accepted: boolean; code: string | null; steps: number }>
+/** A set of vectors: its manifest, and its files in base64 by their path. */
+export type VectorSet = Readonly<{ manifest: Manifest; files: Readonly<Record<string, string>> }>
 export type InPageOwner = Readonly<{
   url: string
   ors: string
@@ -32,16 +24,15 @@ export type InPageOwner = Readonly<{
 const bytes = (text: string) => fromHex(text) as Uint8Array
 const p = webPrimitives()
 
-async function judge({ evidence, nonce, now, policy, vek, ask, ark }: Case): Promise<Verdict> {
-  const der = (text: string | null) => (text === null ? null : bytes(text))
-  const given: Given = {
-    collateral: { vek: der(vek), ask: der(ask), ark: der(ark), crl: null } as Given['collateral'],
-    policy: parsePolicy(policy),
-    nonce: bytes(nonce),
-    now,
-  }
-  const verdict = await appraise(bytes(evidence), given)
-  return { accepted: verdict.accepted, code: verdict.accepted ? null : verdict.code, steps: verdict.steps.length }
+/** The runner of `npm run conformance`, with WebCrypto. */
+async function conformance({ manifest, files }: VectorSet): Promise<Outcome[]> {
+  const read = (path: string): Uint8Array => unbase64(files[path] ?? missing(path))
+  const outcomes: Outcome[] = []
+  for await (const outcome of run(new Vectors({ read, primitives: p }, manifest))) outcomes.push(outcome)
+  return outcomes
+}
+function missing(path: string): never {
+  throw new Error(`the set has no file ${path}`)
 }
 
 /** The whole of a client: handshake with evidence appraised here, key release, a memory saved and read back. */
@@ -82,4 +73,4 @@ async function use(given: InPageOwner): Promise<{ platform: string; steps: numbe
   return { platform: claims.platform, steps: steps.length, memories, head: hex(head ?? new Uint8Array()) }
 }
 
-Object.assign(globalThis, { judge, use })
+Object.assign(globalThis, { conformance, use })

@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { spawnSync } from 'node:child_process'
 import test from 'ava'
-import { Vectors } from '../../scripts/conformance/manifest.ts'
+import { vectorsIn } from '../../scripts/conformance/folder.ts'
+import type { Vectors } from '../../scripts/conformance/manifest.ts'
 import { type Outcome, run } from '../../scripts/conformance/run.ts'
 import { vectorsDir, vectorTest } from '../support/vectors.ts'
 
@@ -17,7 +18,7 @@ async function outcomes(vectors: Vectors): Promise<Outcome[]> {
 vectorTest(
   'every real case has the expected verdict',
   async t => {
-    const found = await outcomes(new Vectors(vectorsDir('vectors') as string))
+    const found = await outcomes(vectorsIn(vectorsDir('vectors') as string))
     const failed = found.filter(({ outcome }) => outcome === 'failed').map(({ id, detail }) => `${id}: ${detail}`)
     t.deepEqual(failed, [])
     const skipped = found.filter(({ outcome }) => outcome === 'skipped')
@@ -41,7 +42,7 @@ async function ofCases(cases: readonly ManifestCase[], others: ManifestCase = {}
     ])
     writeFileSync(join(dir, 'log.bin'), log)
     writeFileSync(join(dir, 'manifest.json'), JSON.stringify({ schema: 'evidence-vectors/1', cases, ...others }))
-    return await outcomes(new Vectors(dir))
+    return await outcomes(vectorsIn(dir))
   } finally {
     rmSync(dir, { recursive: true })
   }
@@ -135,7 +136,7 @@ test('a case may be a mutation itself, in bytes or in words', async t => {
 vectorTest(
   'a rule in words stands for flipped bits, which real cases refuse',
   async t => {
-    const vectors = new Vectors(vectorsDir('vectors') as string)
+    const vectors = vectorsIn(vectorsDir('vectors') as string)
     const cases = vectors.manifest.cases.filter(({ expected }) => expected.verdict === 'pass')
     const manifest = { ...vectors.manifest, cases, mutations: { rule: { description: 'any bit' } } }
     const found = await outcomes(vectors.with(manifest))

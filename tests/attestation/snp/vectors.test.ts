@@ -9,7 +9,7 @@ import { nodePrimitives } from '../../../attestation/primitives/node.ts'
 import { webPrimitives } from '../../../attestation/primitives/web.ts'
 import { checkEndorsement } from '../../../attestation/snp/endorsement.ts'
 import type { Report } from '../../../attestation/snp/report.ts'
-import { Vectors } from '../../../scripts/conformance/manifest.ts'
+import { vectorsIn } from '../../../scripts/conformance/folder.ts'
 import { appraiseUnder } from '../../../scripts/conformance/snp.ts'
 import {
   casesOf,
@@ -28,7 +28,7 @@ const bytes = (text: string) => fromHex(text) as Uint8Array
 
 /** A verdict of the conformance run, which holds it to the manifest. */
 const verdict = (entry: SnpCase, policy: string, given: Partial<Given>): Promise<Appraisal> =>
-  appraiseUnder(entry, new Vectors(vectorsDir('vectors') as string), { policy }, given)
+  appraiseUnder(entry, vectorsIn(vectorsDir('vectors') as string), { policy }, given)
 
 vectorTest(
   'both primitives give every real report the expected verdict under every named policy',

@@ -17,7 +17,8 @@ import { encodeTdxCollateral, noTdxCollateral, type TdxCollateral } from '../../
 import { decodeQuote } from '../../../attestation/tdx/quote.ts'
 import { lenient } from '../../support/policies.ts'
 import { vectorsDir, vectorTest } from '../../support/vectors.ts'
-import { type Case, seconds, Vectors } from '../../../scripts/conformance/manifest.ts'
+import { vectorsIn } from '../../../scripts/conformance/folder.ts'
+import { type Case, seconds, type Vectors } from '../../../scripts/conformance/manifest.ts'
 import { collateralOf, policyOf, tdxCollateralOf, tdxQuote } from '../../../scripts/conformance/tdx.ts'
 
 const makers = { node: nodePrimitives(nodeCrypto), web: webPrimitives() }
@@ -26,7 +27,7 @@ const bytes = (text: string) => fromHex(text) as Uint8Array
 let opened: Vectors | null = null
 /** Read once, and only where there are vectors. */
 function vectors(): Vectors {
-  opened ??= new Vectors(vectorsDir('vectors') as string)
+  opened ??= vectorsIn(vectorsDir('vectors') as string)
   return opened
 }
 const casesOf = (kind: string): Case[] => vectors().manifest.cases.filter(entry => entry.kind === kind)

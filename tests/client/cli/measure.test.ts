@@ -10,7 +10,7 @@ import { bootDigests, directBootRtmrs } from '../../../attestation/tdx/measure.t
 import { applicationsOf, pcr11, pcr4, pcr9 } from '../../../attestation/tpm/uki.ts'
 import { measureSnp, measureTdx, measureUki, type SnpOptions } from '../../../client/cli/measure.ts'
 import { runPod } from '../../../client/cli/program.ts'
-import { Vectors } from '../../../scripts/conformance/manifest.ts'
+import { vectorsIn } from '../../../scripts/conformance/folder.ts'
 import { u32 } from '../../support/event-log.ts'
 import { entries, firmware, peImage, tdvfMetadata } from '../../support/firmware.ts'
 import { vectorsDir, vectorTest } from '../../support/vectors.ts'
@@ -35,7 +35,7 @@ type Input = Readonly<{
 }>
 
 vectorTest('launch digests of every case, from files', async t => {
-  const vectors = new Vectors(vectorsDir('vectors') as string)
+  const vectors = vectorsIn(vectorsDir('vectors') as string)
   const cases = vectors.manifest.cases.filter(({ kind, input }) => kind === 'launch-digest' && !input?.['ovmfHash'])
   t.true(cases.length >= 9)
   for (const entry of cases) {
