@@ -7,11 +7,19 @@ import { checkChain, checkNotRevoked } from './certificates/chain.ts'
 import { type Certificate, parseCertificate } from './certificates/x509.ts'
 import { type Code, Malformed, Refusal, Rejection, type Step, Unsupported } from './errors.ts'
 import { decodeEvidence, type EvidenceKind } from './evidence.ts'
-import type { EndorsementKey, Policy } from './policy.ts'
+import type { EndorsementKey, ListAge, Policy } from './policy.ts'
 import type { Primitives } from './primitives/primitives.ts'
 import { webPrimitives } from './primitives/web.ts'
 import type { ManifestEntry } from './reference-values.ts'
-import { checkAnchor, checkBinding, checkMeasurement, checkOwner, checkPlatform, earliest } from './rules.ts'
+import {
+  checkAnchor,
+  checkBinding,
+  checkListAge,
+  checkMeasurement,
+  checkOwner,
+  checkPlatform,
+  earliest,
+} from './rules.ts'
 import { type CertificateTable, decodeCertificateTable } from './snp/certificate-table.ts'
 import {
   checkEndorsement,
@@ -85,6 +93,8 @@ type CommonClaims = Readonly<{
   vtpm: VtpmClaims | null
   /** When the first of certificates, lists, collateral and manifest ends, in seconds: no verdict outlives it. */
   validUntil: number
+  /** The revocation lists that were believed; empty where the rule is waived. A client remembers the newest. */
+  lists: readonly ListAge[]
   waivers: readonly Waiver[]
 }>
 
@@ -185,6 +195,9 @@ function decodeParts(items: Items): Parts {
   return { report: decodeReport(report), table: decodeCertificateTable(items.get('certs') ?? new Uint8Array()), vtpm }
 }
 
+/** What a verdict owes to revocation lists. */
+export type UsedLists = Readonly<{ ends: readonly number[]; lists: readonly ListAge[] }>
+
 type Certificates = Readonly<{ leaf: Certificate; intermediate: Certificate; root: Certificate }>
 
 function certificate(given: Uint8Array | null, carried: Uint8Array | undefined, name: string): Certificate {
@@ -220,23 +233,24 @@ function checkNames({ leaf, intermediate, root }: Certificates, product: Product
   }
 }
 
-/** Step 4. When the list ends, or null where the rule is waived. */
+/** Step 4. When the list ends, and how old it is. */
 async function checkRevocation(
   p: Primitives,
   list: Uint8Array | undefined,
   { root, intermediate }: Certificates,
   { policy, now }: Given,
   steps: Steps,
-): Promise<number | null> {
+): Promise<UsedLists> {
   const rule = policy.revocation
   if ('waive' in rule) {
     steps.waived('revocation', 'revocation', rule.waive)
-    return null
+    return { ends: [], lists: [] }
   }
   if (list === undefined) throw new Rejection('revocation', 'collateral-missing', 'no revocation list at hand')
-  const { nextUpdate } = await checkNotRevoked(p, list, { issuer: root, certificate: intermediate, now })
+  const believed = await checkNotRevoked(p, list, { issuer: root, certificate: intermediate, now })
+  const age = checkListAge(believed, root.commonName, rule.require)
   steps.passed('revocation', `${intermediate.commonName} is not revoked`, 'revocation')
-  return nextUpdate
+  return { ends: [believed.nextUpdate], lists: [age] }
 }
 
 /** Of a direct boot, where one digest covers all that is started (EVIDENCE section 2). */
@@ -268,7 +282,7 @@ async function appraiseSnp(items: Items, given: Given, p: Primitives, steps: Ste
   await checkChain(p, chain, now)
   steps.passed('chain', `${chain.leaf.commonName} by ${chain.intermediate.commonName} by ${chain.root.commonName}`)
 
-  const listEnds = await checkRevocation(p, collateral.crl ?? parts.table.crl, chain, given, steps) // 4
+  const revocation = await checkRevocation(p, collateral.crl ?? parts.table.crl, chain, given, steps) // 4
 
   const endorsement = checkEndorsement(chain.leaf, report, product) // 5
   steps.passed('endorsement', 'the certificate is for this firmware and this signer')
@@ -318,9 +332,10 @@ async function appraiseSnp(items: Items, given: Given, p: Primitives, steps: Ste
       chain.leaf.notAfter,
       chain.intermediate.notAfter,
       chain.root.notAfter,
-      listEnds,
+      ...revocation.ends,
       manifest?.expires,
     ),
+    lists: revocation.lists,
     waivers: steps.waivers,
   }
 }

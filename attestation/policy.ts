@@ -22,12 +22,24 @@ export type Approved =
   | Readonly<{ manifest: ReferenceValues; manifestFloor: number }>
   | Readonly<{ exactly: readonly Uint8Array[] }>
 
+/**
+ * How old a revocation list is. Its number never falls and its time of issue never goes back (RFC 5280, 5.1.2.4 and
+ * 5.2.3); both count, because Intel gives all of its lists the same number.
+ */
+export type ListAge = Readonly<{
+  /** Common name of the authority whose list it is. */
+  issuer: string
+  number: bigint
+  /** `thisUpdate`, seconds since 1970. */
+  issued: number
+}>
+
 export type Rules = Readonly<{
   /** Generations that may host the pod. Milan's endorsement keys leak to its owner (EVIDENCE section 8). */
   product: Rule<readonly Product[]>
   endorsementKey: Rule<readonly EndorsementKey[]>
-  /** A certificate revocation list of the vendor, current at `now`. */
-  revocation: Rule<'current'>
+  /** Certificate revocation lists of the vendor, current at `now`, and none older than one already seen. */
+  revocation: Rule<'current' | Readonly<{ notOlderThan: readonly ListAge[] }>>
   debug: Rule<'forbidden'>
   migration: Rule<'forbidden'>
   /** The privilege level that asked for the report. */

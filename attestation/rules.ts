@@ -1,9 +1,9 @@
 /** Rules that hold for evidence of every platform; those of one are in `snp/rules.ts` and `tdx/rules.ts`. */
 import { equal, hex } from './bytes.ts'
 import { checkRoot } from './certificates/chain.ts'
-import type { Certificate } from './certificates/x509.ts'
+import type { Certificate, RevocationList } from './certificates/x509.ts'
 import { type Code, Rejection, type Step } from './errors.ts'
-import type { Approved, Policy, RuleKey } from './policy.ts'
+import type { Approved, ListAge, Policy, RuleKey } from './policy.ts'
 import type { Primitives } from './primitives/primitives.ts'
 import { type ManifestBody, type ManifestEntry, ReferenceValues } from './reference-values.ts'
 import type { Steps } from './steps.ts'
@@ -28,6 +28,23 @@ export function checkAnchor(
   if (simulated === false) return false
   steps.waived('chain', 'acceptSimulatedEvidence', simulated.reason)
   return true
+}
+
+/**
+ * Step 4, for a list that is genuine: an older one hides what was revoked since. Its age, for a client that remembers
+ * the newest.
+ */
+export function checkListAge(
+  { number, thisUpdate: issued }: RevocationList,
+  issuer: string,
+  required: Extract<Policy['revocation'], { require: unknown }>['require'],
+): ListAge {
+  const seen = required === 'current' ? undefined : required.notOlderThan.find(list => list.issuer === issuer)
+  if (seen !== undefined && (number < seen.number || issued < seen.issued)) {
+    const detail = `the revocation list of ${issuer} is older than one that was seen before`
+    refuse('revocation', 'stale', detail)
+  }
+  return { issuer, number, issued }
 }
 
 /** What was launched, and what else an entry of the manifest may demand. */

@@ -62,7 +62,8 @@ function checkIssuer(issuer: Certificate, certificatesBelow: number): void {
   if (!mayUse(issuer, 'keyCertSign', false)) refuse('chain-invalid', `${issuer.commonName} may not sign certificates`)
 }
 
-async function checkSigned(p: Primitives, certificate: Certificate, issuer: Certificate): Promise<void> {
+/** Named as its issuer and signed by that one's key; whether the issuer may issue is another check. */
+export async function checkSigned(p: Primitives, certificate: Certificate, issuer: Certificate): Promise<void> {
   const { commonName } = certificate
   if (!equal(certificate.issuer, issuer.subject)) refuse('chain-invalid', `${commonName} names another issuer`)
   if (!(await signedBy(p, certificate, issuer)))
@@ -107,6 +108,21 @@ function refuseList(detail: string): never {
   throw new Rejection('revocation', 'crl-invalid', detail)
 }
 
+/** The list is the issuer's own, and current. */
+export async function checkList(
+  p: Primitives,
+  list: Uint8Array,
+  { issuer, now }: Readonly<{ issuer: Certificate; now: number }>,
+): Promise<RevocationList> {
+  const parsed = parseRevocationList(list, 'revocation list')
+  if (!equal(parsed.issuer, issuer.subject)) refuseList('the revocation list is of another issuer')
+  if (!mayUse(issuer, 'cRLSign', false)) refuseList(`${issuer.commonName} may not sign revocation lists`)
+  if (!(await signedBy(p, parsed, issuer))) refuseList(`the revocation list: not ${issuer.commonName}'s signature`)
+  if (now < parsed.thisUpdate) refuseList(`the revocation list starts ${timeText(parsed.thisUpdate)}`)
+  if (now > parsed.nextUpdate) refuseList(`the revocation list ended ${timeText(parsed.nextUpdate)}`)
+  return parsed
+}
+
 /**
  * The issuer's list is its own, current, and does not name the certificate. (The root's list speaks of
  * intermediates only: serial numbers are the issuer's, and every VCEK has number 0.)
@@ -116,12 +132,7 @@ export async function checkNotRevoked(
   list: Uint8Array,
   { issuer, certificate, now }: Readonly<{ issuer: Certificate; certificate: Certificate; now: number }>,
 ): Promise<RevocationList> {
-  const parsed = parseRevocationList(list, 'revocation list')
-  if (!equal(parsed.issuer, issuer.subject)) refuseList('the revocation list is of another issuer')
-  if (!mayUse(issuer, 'cRLSign', false)) refuseList(`${issuer.commonName} may not sign revocation lists`)
-  if (!(await signedBy(p, parsed, issuer))) refuseList(`the revocation list: not ${issuer.commonName}'s signature`)
-  if (now < parsed.thisUpdate) refuseList(`the revocation list starts ${timeText(parsed.thisUpdate)}`)
-  if (now > parsed.nextUpdate) refuseList(`the revocation list ended ${timeText(parsed.nextUpdate)}`)
+  const parsed = await checkList(p, list, { issuer, now })
   checkUnlisted(parsed, certificate)
   return parsed
 }

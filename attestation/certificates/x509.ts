@@ -47,6 +47,8 @@ export type RevocationList = Readonly<{
   nextUpdate: number
   /** Serial numbers in hexadecimal. */
   revoked: ReadonlySet<string>
+  /** CRL number (RFC 5280, 5.2.3), which never falls; 0 where the list has none. Intel numbers all of its lists 1. */
+  number: bigint
 }>
 
 export const CERTIFICATE_CAP = 8 * 1024
@@ -55,6 +57,7 @@ const EXTENSIONS_CAP = 64
 
 const bytesOf = (text: string): Uint8Array => fromHex(text) as Uint8Array
 const commonNameOid = oid('2.5.4.3')
+const listNumberOid = oid('2.5.29.20')
 
 /**
  * AlgorithmIdentifier of RSASSA-PSS with SHA-384, MGF1-SHA-384 and salt length 48, compared as a whole so that no
@@ -247,6 +250,26 @@ function refuseCritical(extensions: ReadonlyMap<string, Extension>): void {
   }
 }
 
+const noExtensions: ReadonlyMap<string, Extension> = new Map()
+
+function readListExtensions(wrapper: Der): ReadonlyMap<string, Extension> {
+  const extensions = readExtensions(wrapper.sequence('extensions'))
+  wrapper.end()
+  refuseCritical(extensions)
+  return extensions
+}
+
+function readListNumber(extensions: ReadonlyMap<string, Extension>): bigint {
+  const extension = extensions.get(listNumberOid)
+  if (extension === undefined) return 0n
+  const value = new Der(extension.value, 'CRL number')
+  const digits = value.integer('CRL number')
+  value.end()
+  // 20 bytes, and one more where the first would look like a sign.
+  if ((digits[0] as number) >= 0x80 || digits.length > 21) throw new Malformed('CRL number is out of range')
+  return BigInt(`0x${hex(digits)}`)
+}
+
 export function parseRevocationList(der: Uint8Array, name: string, profile = siliconProfile): RevocationList {
   const { tbs, fields, algorithm, signature } = readSigned(der, name, REVOCATION_LIST_CAP, profile)
   if (fields.small(1, 'version') !== 1) throw new Malformed(`${name}: not a version 2 list`)
@@ -255,13 +278,10 @@ export function parseRevocationList(der: Uint8Array, name: string, profile = sil
   const thisUpdate = readTime(fields, 'thisUpdate')
   const nextUpdate = readTime(fields, 'nextUpdate')
   const revoked = fields.peek() === tag.sequence ? readRevoked(fields.sequence('entries')) : new Set<string>()
-  if (fields.more) {
-    const wrapper = fields.enter(explicit(0), 'extensions')
-    refuseCritical(readExtensions(wrapper.sequence('extensions')))
-    wrapper.end()
-  }
+  const extensions = fields.more ? readListExtensions(fields.enter(explicit(0), 'extensions')) : noExtensions
   fields.end()
-  return { tbs, algorithm: algorithm.name, signature, issuer, thisUpdate, nextUpdate, revoked }
+  const number = readListNumber(extensions)
+  return { tbs, algorithm: algorithm.name, signature, issuer, thisUpdate, nextUpdate, revoked, number }
 }
 
 /** Ecdsa-Sig-Value (RFC 3279, 2.2.3) as IEEE P1363 has it, for numbers of at most `size` bytes. */

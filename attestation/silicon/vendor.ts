@@ -163,6 +163,13 @@ export function issueEndorsement(ask: CryptoKey, endorsed: Endorsed, publicKey: 
   })
 }
 
+/** CRL number, RFC 5280 section 5.2.3: its time of issue, which never falls. */
+function listNumber(issued: number): Extension {
+  const digits = [issued >>> 24, issued >>> 16, issued >>> 8, issued]
+  const positive = issued < 2 ** 31 ? digits : [0, ...digits]
+  return new Extension('2.5.29.20', false, Uint8Array.of(2, positive.length, ...positive))
+}
+
 /** How a vendor writes names and signs. */
 export type Signing = Readonly<{ name: (commonName: string) => JsonName; algorithm: Algorithm & EcdsaParams }>
 
@@ -177,6 +184,7 @@ export async function signRevocationList(
     thisUpdate: date(notBefore),
     nextUpdate: date(notAfter),
     entries: revoked.map(serialNumber => ({ serialNumber, revocationDate: date(notBefore) })),
+    extensions: [listNumber(notBefore)],
     signingKey: issuer.privateKey,
     signingAlgorithm: algorithm,
   })

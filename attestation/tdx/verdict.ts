@@ -1,5 +1,5 @@
 /** The verdict on a TDX quote: the same numbered steps as for SNP, with Intel's chain, collateral and registers. */
-import type { Given, TdxClaims } from '../appraise.ts'
+import type { Given, TdxClaims, UsedLists } from '../appraise.ts'
 import { equal } from '../bytes.ts'
 import { type Chain, checkChain, checkNotRevoked, checkUnlisted } from '../certificates/chain.ts'
 import { decodePem } from '../certificates/pem.ts'
@@ -12,7 +12,7 @@ import { ccelDigests, checkReplay, replayRtmrs } from '../event-log/replay.ts'
 import type { Policy, TdxRules } from '../policy.ts'
 import type { Primitives } from '../primitives/primitives.ts'
 import type { ManifestEntry } from '../reference-values.ts'
-import { checkAnchor, checkBinding, checkMeasurement, checkPlatform, earliest } from '../rules.ts'
+import { checkAnchor, checkBinding, checkListAge, checkMeasurement, checkPlatform, earliest } from '../rules.ts'
 import type { Steps } from '../steps.ts'
 import { checkTdQuoteMatches } from '../tpm/hcl.ts'
 import { checkSession, decodeVtpm, type Vtpm, vtpmKinds, vtpmRules } from '../tpm/verdict.ts'
@@ -122,16 +122,16 @@ async function checkSigners({ p, rules, now, steps, part }: Context, root: Certi
   return { info, identity, ...rule.require }
 }
 
-/** The root's list over the authority and the signers of collateral, the authority's over the platform. Their ends. */
+/** The root's list over the authority and the signers of collateral, the authority's over the platform. */
 async function checkRevocation(
   { p, policy, now, steps, part }: Context,
   { leaf, intermediate, root }: Chain,
   signers: Signers | null,
-): Promise<readonly number[]> {
+): Promise<UsedLists> {
   const rule = policy.revocation
   if ('waive' in rule) {
     steps.waived('revocation', 'revocation', rule.waive)
-    return []
+    return { ends: [], lists: [] }
   }
   const ofRoot = { issuer: root, certificate: intermediate, now }
   const rootList = await checkNotRevoked(p, part('revocation', 'rootCrl'), ofRoot)
@@ -141,8 +141,12 @@ async function checkRevocation(
   }
   const ofAuthority = { issuer: intermediate, certificate: leaf, now }
   const list = await checkNotRevoked(p, part('revocation', 'pckCrl'), ofAuthority)
+  const lists = [
+    checkListAge(rootList, root.commonName, rule.require),
+    checkListAge(list, intermediate.commonName, rule.require),
+  ]
   steps.passed('revocation', `neither ${leaf.commonName} nor those above it are revoked`, 'revocation')
-  return [rootList.nextUpdate, list.nextUpdate]
+  return { ends: [rootList.nextUpdate, list.nextUpdate], lists }
 }
 
 type Published = Readonly<{ info: TcbInfo; identity: QeIdentity }>
@@ -203,7 +207,7 @@ export async function appraiseTdx(items: Items, given: Given, p: Primitives, ste
   const signers = await checkSigners(context, chain.root)
   steps.passed('chain', `${chain.leaf.commonName} by ${chain.intermediate.commonName} by ${chain.root.commonName}`)
 
-  const listEnds = await checkRevocation(context, chain, signers) // 4
+  const revocation = await checkRevocation(context, chain, signers) // 4
 
   checkInstance(chain, platform) // 5
   const published = signers && (await openCollateral(context, platform, signers))
@@ -256,9 +260,10 @@ export async function appraiseTdx(items: Items, given: Given, p: Primitives, ste
       signers?.identity.notAfter,
       published?.info.nextUpdate,
       published?.identity.nextUpdate,
-      ...listEnds,
+      ...revocation.ends,
       manifest?.expires,
     ),
+    lists: revocation.lists,
     waivers: steps.waivers,
   }
 }

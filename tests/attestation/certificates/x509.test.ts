@@ -131,6 +131,7 @@ test('a revocation list reads as @peculiar/x509 reads it', async t => {
     const theirs = new X509Crl(buffer(der))
     t.is(ours.thisUpdate, theirs.thisUpdate.getTime() / 1000)
     t.is(ours.nextUpdate, (theirs.nextUpdate as Date).getTime() / 1000)
+    t.is(ours.number, BigInt(ours.thisUpdate))
     t.deepEqual(
       [...ours.revoked].map(serial => BigInt(`0x${serial}`)),
       serials.map(serial => BigInt(`0x${serial}`)),
@@ -325,6 +326,12 @@ test('revocation lists: other versions, negative numbers and critical extensions
   t.throws(() => parseRevocationList(listOf(v2, perEntry), 'list'), { name: 'Unsupported' })
   const benign = element(tag.sequence, extension('551d14', bytes('020101')))
   t.is(parseRevocationList(listOf(v2, element(explicit(0), benign)), 'list').revoked.size, 0)
+  const numbered = (number: Uint8Array) =>
+    parseRevocationList(listOf(v2, element(explicit(0), element(tag.sequence, extension('551d14', number)))), 'list')
+  t.is(parseRevocationList(listOf(v2), 'list').number, 0n)
+  t.is(numbered(bytes(`020b00${'ff'.repeat(10)}`)).number, 2n ** 80n - 1n)
+  for (const number of ['0201ff', `0216${'01'.repeat(22)}`, '020101ff', '0200', '0500'])
+    t.throws(() => numbered(bytes(number)), { instanceOf: Malformed }, number)
   for (const rest of [
     [element(tag.sequence, entry(Uint8Array.of(5), benign, bytes('0500')))],
     [element(explicit(0), benign, bytes('0500'))],

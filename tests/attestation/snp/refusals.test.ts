@@ -2,10 +2,10 @@
 import 'reflect-metadata'
 import { Extension } from '@peculiar/x509'
 import test from 'ava'
-import { appraise } from '../../../attestation/appraise.ts'
+import { appraise, AppraisedPod } from '../../../attestation/appraise.ts'
 import type { Code, Step } from '../../../attestation/errors.ts'
 import { encodeEvidence } from '../../../attestation/evidence.ts'
-import { tcbFloors } from '../../../attestation/policy.ts'
+import { type ListAge, tcbFloors } from '../../../attestation/policy.ts'
 import { issue, issueRevocationList, mintChipKey, validityOf } from '../../../attestation/silicon/vendor.ts'
 import { encodeTcb } from '../../../attestation/snp/tcb.ts'
 import {
@@ -32,6 +32,7 @@ const lowTcb = encodeTcb('Genoa', low)
 const otherKey = await mintChipKey()
 const authority = validityOf.authority(NOW)
 const list = validityOf.list(NOW)
+const seen = (age: ListAge) => ({ revocation: { require: { notOlderThan: [age] } } })
 const root = rootAuthority('Genoa')
 const otherChip = bytes(64, 0xde)
 
@@ -461,6 +462,16 @@ const issued: Record<string, Readonly<{ step: Step; code: Code; make: () => Prom
     code: 'crl-invalid',
     make: async () => withList(await issueRevocationList({ ...root, privateKey: keys.ask.privateKey }, list)),
   },
+  'a list with a lower number than one seen before': {
+    step: 'revocation',
+    code: 'stale',
+    make: async () => ({ policy: seen({ issuer: 'ARK-Genoa', number: BigInt(list.notBefore) + 1n, issued: 0 }) }),
+  },
+  'a list that was issued before one seen before': {
+    step: 'revocation',
+    code: 'stale',
+    make: async () => ({ policy: seen({ issuer: 'ARK-Genoa', number: 0n, issued: list.notBefore + 1 }) }),
+  },
   'no list at hand': {
     step: 'revocation',
     code: 'collateral-missing',
@@ -557,3 +568,10 @@ for (const [name, { step, code, make }] of Object.entries(issued)) {
     t.like(await appraise(evidence, given), { accepted: false, step, code })
   })
 }
+
+test('a list as old as the one seen before is accepted, and told', async t => {
+  const age = { issuer: 'ARK-Genoa', number: BigInt(list.notBefore), issued: list.notBefore }
+  const { evidence, given } = await good({ policy: seen(age) })
+  const found = await appraise(evidence, given)
+  t.deepEqual(found.accepted && AppraisedPod.claims(found.pod).lists, [age])
+})

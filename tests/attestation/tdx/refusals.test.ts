@@ -2,11 +2,11 @@
 import 'reflect-metadata'
 import { BasicConstraintsExtension, Extension } from '@peculiar/x509'
 import test from 'ava'
-import { appraise } from '../../../attestation/appraise.ts'
+import { appraise, AppraisedPod } from '../../../attestation/appraise.ts'
 import { concat, fromHex, utf8 } from '../../../attestation/bytes.ts'
 import type { Code, Step } from '../../../attestation/errors.ts'
 import { encodeEvidence } from '../../../attestation/evidence.ts'
-import { standardPolicy } from '../../../attestation/policy.ts'
+import { type ListAge, standardPolicy } from '../../../attestation/policy.ts'
 import {
   goodEnclave,
   goodPlatform,
@@ -53,6 +53,7 @@ const otherKey = await mintKey()
 const longKey = await mintChipKey()
 const buffer = (input: Uint8Array) => input as Uint8Array<ArrayBuffer>
 const list = validityOf.list(NOW)
+const seen = (age: ListAge) => ({ revocation: { require: { notOlderThan: [age] } } })
 const ended = { notBefore: NOW - 9, notAfter: NOW - 1 }
 const future = { notBefore: NOW + 1, notAfter: NOW + 9 }
 const critical = new Extension('1.2.3.4', true, Uint8Array.of(5, 0))
@@ -349,6 +350,16 @@ const rows: Record<string, Row> = {
     step: 'revocation',
     code: 'collateral-missing',
     collateral: () => ({ pckCrl: null }),
+  },
+  'a list of the root with a lower number than one seen before': {
+    step: 'revocation',
+    code: 'stale',
+    policy: seen({ issuer: 'Intel SGX Root CA', number: BigInt(list.notBefore) + 1n, issued: 0 }),
+  },
+  'a list of the authority that was issued before one seen before': {
+    step: 'revocation',
+    code: 'stale',
+    policy: seen({ issuer: 'Intel SGX PCK Platform CA', number: 0n, issued: list.notBefore + 1 }),
   },
   'a revoked authority': {
     step: 'revocation',
@@ -948,6 +959,17 @@ test('the record of an appraisal names every step, in order', async t => {
     ],
   )
   t.true(steps.some(({ rule, outcome }) => rule === 'tdx.collateral' && outcome === 'passed'))
+})
+
+test('lists as old as those seen before are accepted, and told', async t => {
+  const age = { number: BigInt(list.notBefore), issued: list.notBefore }
+  const notOlderThan = ['Intel SGX Root CA', 'Intel SGX PCK Platform CA', 'ARK-Genoa'].map(issuer => ({
+    issuer,
+    ...age,
+  }))
+  const { evidence, given } = await good({ policy: { revocation: { require: { notOlderThan } } } })
+  const found = await appraise(evidence, given)
+  t.deepEqual(found.accepted && AppraisedPod.claims(found.pod).lists, notOlderThan.slice(0, 2))
 })
 
 test('an SGX quote is refused by name', async t => {
