@@ -8,8 +8,8 @@ import { type Certificate, parseCertificate } from './certificates/x509.ts'
 import { type Code, Malformed, Refusal, Rejection, type Step, Unsupported } from './errors.ts'
 import { decodeEvidence, type EvidenceKind } from './evidence.ts'
 import type { EndorsementKey, ListAge, Policy } from './policy.ts'
-import type { Primitives } from './primitives/primitives.ts'
-import { webPrimitives } from './primitives/web.ts'
+import type { VerifierPrimitives } from './primitives/primitives.ts'
+import { webVerifier } from './primitives/web-verifier.ts'
 import type { ManifestEntry } from './reference-values.ts'
 import {
   checkAnchor,
@@ -76,7 +76,7 @@ export type Given = Readonly<{
   nonce: Uint8Array
   /** Seconds since 1970. */
   now: number
-  primitives?: Primitives
+  primitives?: VerifierPrimitives
 }>
 
 type CommonClaims = Readonly<{
@@ -235,7 +235,7 @@ function checkNames({ leaf, intermediate, root }: Certificates, product: Product
 
 /** Step 4. When the list ends, and how old it is. */
 async function checkRevocation(
-  p: Primitives,
+  p: VerifierPrimitives,
   list: Uint8Array | undefined,
   { root, intermediate }: Certificates,
   { policy, now }: Given,
@@ -266,7 +266,7 @@ const snpVouched = (policy: Policy): Vouched =>
   )
 
 /** The numbered list of `attestation/README.md`. Every line throws a Refusal or lets pass. */
-async function appraiseSnp(items: Items, given: Given, p: Primitives, steps: Steps): Promise<SnpClaims> {
+async function appraiseSnp(items: Items, given: Given, p: VerifierPrimitives, steps: Steps): Promise<SnpClaims> {
   const { collateral, policy, nonce, now } = given
   const parts = decodeParts(items) // 1
   const { report } = parts
@@ -348,7 +348,7 @@ function kindOf(refusal: Refusal): 'rejection' | 'unsupported' | 'malformed' {
 /** Every check of EVIDENCE sections 1 or 3, in order. A refusal says which; only an acceptance holds an AppraisedPod. */
 export async function appraise(evidence: Uint8Array, given: Given): Promise<Appraisal> {
   const steps = new Steps()
-  const { primitives = webPrimitives() } = given
+  const { primitives = webVerifier() } = given
   try {
     const items: Items = new Map(decodeEvidence(evidence))
     const judge = items.has('tdx-quote') ? appraiseTdx : appraiseSnp

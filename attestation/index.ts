@@ -45,8 +45,9 @@ export {
   tcbFloors,
 } from './policy.ts'
 export { nodePrimitives } from './primitives/node.ts'
-export type { Primitives, SyncPrimitives } from './primitives/primitives.ts'
+export type { Primitives, SyncPrimitives, VerifierPrimitives } from './primitives/primitives.ts'
 export { webPrimitives } from './primitives/web.ts'
+export { webVerifier } from './primitives/web-verifier.ts'
 export {
   type ManifestBody,
   openReferenceValues,

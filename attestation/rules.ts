@@ -4,7 +4,7 @@ import { checkRoot } from './certificates/chain.ts'
 import type { Certificate, RevocationList } from './certificates/x509.ts'
 import { type Code, Rejection, type Step } from './errors.ts'
 import type { Approved, ListAge, Policy, RuleKey } from './policy.ts'
-import type { Primitives } from './primitives/primitives.ts'
+import type { VerifierPrimitives } from './primitives/primitives.ts'
 import { type ManifestBody, type ManifestEntry, ReferenceValues } from './reference-values.ts'
 import type { Steps } from './steps.ts'
 
@@ -17,7 +17,7 @@ function refuse(step: Step, code: Code, detail: string): never {
  * and evidence of either kind cannot satisfy a policy for the other. Whether it is simulated.
  */
 export function checkAnchor(
-  p: Primitives,
+  p: VerifierPrimitives,
   root: Certificate,
   vendorRoots: readonly Uint8Array[],
   policy: Policy,

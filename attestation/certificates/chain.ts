@@ -1,7 +1,7 @@
 /** Certificate chains of known shape to a root pinned by its hash (RFC 5280 section 6, without what they do not use). */
 import { equal, hex } from '../bytes.ts'
 import { type Code, Rejection } from '../errors.ts'
-import type { Primitives } from '../primitives/primitives.ts'
+import type { VerifierPrimitives } from '../primitives/primitives.ts'
 import { Der, oid } from './der.ts'
 import { type Certificate, parseRevocationList, type RevocationList, signedBy } from './x509.ts'
 
@@ -63,7 +63,7 @@ function checkIssuer(issuer: Certificate, certificatesBelow: number): void {
 }
 
 /** Named as its issuer and signed by that one's key; whether the issuer may issue is another check. */
-export async function checkSigned(p: Primitives, certificate: Certificate, issuer: Certificate): Promise<void> {
+export async function checkSigned(p: VerifierPrimitives, certificate: Certificate, issuer: Certificate): Promise<void> {
   const { commonName } = certificate
   if (!equal(certificate.issuer, issuer.subject)) refuse('chain-invalid', `${commonName} names another issuer`)
   if (!(await signedBy(p, certificate, issuer)))
@@ -71,7 +71,7 @@ export async function checkSigned(p: Primitives, certificate: Certificate, issue
 }
 
 /** The root is who we think it is: the same bytes, so that its own signature and fields need no belief. */
-export function checkRoot(p: Primitives, root: Certificate, pinned: readonly Uint8Array[]): Uint8Array {
+export function checkRoot(p: VerifierPrimitives, root: Certificate, pinned: readonly Uint8Array[]): Uint8Array {
   const digest = p.sha256(root.der)
   if (!pinned.some(pin => equal(pin, digest)))
     refuse('root-untrusted', `root ${root.commonName}, SHA-256 ${hex(digest)}`)
@@ -83,7 +83,7 @@ export function checkRoot(p: Primitives, root: Certificate, pinned: readonly Uin
  * @param readElsewhere critical extensions of the leaf that the caller reads
  */
 export async function checkPath(
-  p: Primitives,
+  p: VerifierPrimitives,
   [leaf, ...authorities]: readonly [Certificate, ...Certificate[]],
   now: number,
   readElsewhere: readonly string[] = [],
@@ -101,7 +101,7 @@ export async function checkPath(
     below = authority
   }
 }
-export const checkChain = (p: Primitives, { leaf, intermediate, root }: Chain, now: number): Promise<void> =>
+export const checkChain = (p: VerifierPrimitives, { leaf, intermediate, root }: Chain, now: number): Promise<void> =>
   checkPath(p, [leaf, intermediate, root], now)
 
 function refuseList(detail: string): never {
@@ -110,7 +110,7 @@ function refuseList(detail: string): never {
 
 /** The list is the issuer's own, and current. */
 export async function checkList(
-  p: Primitives,
+  p: VerifierPrimitives,
   list: Uint8Array,
   { issuer, now }: Readonly<{ issuer: Certificate; now: number }>,
 ): Promise<RevocationList> {
@@ -128,7 +128,7 @@ export async function checkList(
  * intermediates only: serial numbers are the issuer's, and every VCEK has number 0.)
  */
 export async function checkNotRevoked(
-  p: Primitives,
+  p: VerifierPrimitives,
   list: Uint8Array,
   { issuer, certificate, now }: Readonly<{ issuer: Certificate; certificate: Certificate; now: number }>,
 ): Promise<RevocationList> {

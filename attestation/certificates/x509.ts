@@ -4,7 +4,7 @@
  */
 import { concat, equal, fromHex, hex, utf8Text } from '../bytes.ts'
 import { Malformed, Unsupported } from '../errors.ts'
-import type { Curve, Primitives } from '../primitives/primitives.ts'
+import type { Curve, VerifierPrimitives } from '../primitives/primitives.ts'
 import { Der, explicit, oid, tag } from './der.ts'
 
 export type Extension = Readonly<{ critical: boolean; value: Uint8Array }>
@@ -300,7 +300,7 @@ function ecdsaSignature(der: Uint8Array, size: number): Uint8Array {
 
 /** Whether the issuer's key made the signature, over the bytes that arrived. */
 export async function signedBy(
-  p: Primitives,
+  p: VerifierPrimitives,
   { tbs, algorithm, signature }: Readonly<{ tbs: Uint8Array; algorithm: SignatureAlgorithm; signature: Uint8Array }>,
   { publicKey }: Certificate,
 ): Promise<boolean> {

@@ -11,7 +11,7 @@
 import { equal, hex, utf8, utf8Text } from '../bytes.ts'
 import { Malformed, Rejection } from '../errors.ts'
 import { Reader, u64le } from '../layout.ts'
-import type { Hash, Primitives } from '../primitives/primitives.ts'
+import type { Hash, VerifierPrimitives } from '../primitives/primitives.ts'
 import { digest } from '../tpm/algorithms.ts'
 import { digestOf, type EventLog, type LoggedEvent } from './log.ts'
 
@@ -39,7 +39,7 @@ function refuse(detail: string): never {
   throw new Rejection('measurement', 'event-log', `event log: ${detail}`)
 }
 
-type Context = Readonly<{ p: Primitives; bank: Hash }>
+type Context = Readonly<{ p: VerifierPrimitives; bank: Hash }>
 
 /** The data that an event was extended by, and nothing that was only written beside it. */
 function checkHashed({ p, bank }: Context, event: LoggedEvent, data: Uint8Array): void {
@@ -106,7 +106,7 @@ function factOf(context: Context, event: LoggedEvent): Fact | null {
  * The facts of a log that replays to signed registers. The separator of a register ends what firmware says in it:
  * variables behind it were measured by whatever ran later, and could be anything.
  */
-export function bootFacts(p: Primitives, { events }: EventLog, bank: Hash): Fact[] {
+export function bootFacts(p: VerifierPrimitives, { events }: EventLog, bank: Hash): Fact[] {
   const facts: Fact[] = []
   const separated = new Set<number>()
   for (const event of events) {

@@ -2,7 +2,7 @@
 import { concat, utf8Text } from '../bytes.ts'
 import { Malformed } from '../errors.ts'
 import { u16le, u32le } from '../layout.ts'
-import type { Hash, Primitives } from '../primitives/primitives.ts'
+import type { Hash, VerifierPrimitives } from '../primitives/primitives.ts'
 import { digest } from '../tpm/algorithms.ts'
 
 export type Section = Readonly<{
@@ -103,7 +103,7 @@ function coveredParts(image: Uint8Array, headers: Headers): Uint8Array[] {
  * Format", "Calculating the PE Image Hash"). Images whose sections leave gaps or overlap are refused: firmware and
  * signers differ over them.
  */
-export function authenticode(p: Primitives, hash: Hash, image: Uint8Array): Uint8Array {
+export function authenticode(p: VerifierPrimitives, hash: Hash, image: Uint8Array): Uint8Array {
   return digest(p, hash, ...coveredParts(image, readHeaders(image)))
 }
 

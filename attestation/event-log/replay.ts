@@ -1,7 +1,7 @@
 /** What the registers must hold if a log is true. */
 import { concat, equal, hex, utf8 } from '../bytes.ts'
 import { Malformed, Rejection } from '../errors.ts'
-import type { Hash, Primitives } from '../primitives/primitives.ts'
+import type { Hash, VerifierPrimitives } from '../primitives/primitives.ts'
 import { type Bank, digest, digestBytes } from '../tpm/algorithms.ts'
 import { digestOf, type EventLog, type LoggedEvent, NO_ACTION } from './log.ts'
 
@@ -10,7 +10,10 @@ export type Registers = ReadonlyMap<number, Uint8Array>
 /** A bank with its hash; apart from the log, so that nothing here computes SHA-1. */
 export type Extender = Readonly<{ bank: Bank; hash: (joined: Uint8Array) => Uint8Array }>
 
-export const extender = (p: Primitives, bank: Hash): Extender => ({ bank, hash: joined => digest(p, bank, joined) })
+export const extender = (p: VerifierPrimitives, bank: Hash): Extender => ({
+  bank,
+  hash: joined => digest(p, bank, joined),
+})
 
 const PCRS = 24
 /** Registers of the dynamic root of trust start as ones (PC Client Platform TPM Profile, 4.6.2). */
@@ -53,7 +56,7 @@ const MEASUREMENT_REGISTERS = 5
 
 /** RTMR values by number, all four, from the SHA-384 digests of a log by measurement register. */
 export function replayRtmrs(
-  p: Primitives,
+  p: VerifierPrimitives,
   events: readonly Readonly<{ register: number; digest: Uint8Array }>[],
 ): readonly Uint8Array[] {
   const rtmrs: Uint8Array[] = Array.from({ length: MEASUREMENT_REGISTERS - 1 }, () => new Uint8Array(48))

@@ -37,6 +37,8 @@ const EC_SPKI: Record<Curve, Readonly<Record<number, Uint8Array>>> = {
     49: der('3046301006072a8648ce3d020106052b81040022033200'),
   },
 }
+/** X9.62's third form of a point, which OpenSSL reads and WebCrypto does not: two verdicts on one key. */
+const isHybrid = (point: Uint8Array): boolean => point[0] === 6 || point[0] === 7
 const MLKEM_PUBLIC = 1184
 const MLKEM_CIPHERTEXT = 1088
 
@@ -167,7 +169,7 @@ export function nodePrimitives(crypto: NodeCrypto): SyncPrimitives {
 
     ecdsaVerify(curve, hash, point, message, signature) {
       const prefix = EC_SPKI[curve][point.length]
-      if (prefix === undefined) return false
+      if (prefix === undefined || isHybrid(point)) return false
       try {
         const key = publicKey(prefix, point)
         return crypto.verify(hash.replace('-', ''), message, { key, dsaEncoding: 'ieee-p1363' }, signature)

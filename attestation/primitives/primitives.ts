@@ -25,13 +25,28 @@ export type RsaScheme = Readonly<
   { padding: 'PSS'; hash: Hash; saltLength: number } | { padding: 'PKCS1-v1_5'; hash: Hash }
 >
 
-export interface Primitives {
-  /** Uniform random bytes. */
-  random(length: number): Uint8Array
-
+/** What a verdict is reached with: hashes, and the signatures of others. No randomness and no secret. */
+export interface VerifierPrimitives {
   sha256(...parts: readonly Uint8Array[]): Uint8Array
   sha384(...parts: readonly Uint8Array[]): Uint8Array
   sha512(...parts: readonly Uint8Array[]): Uint8Array
+
+  /** ECDSA over an uncompressed SEC1 point; signature IEEE P1363 (r || s). False on whatever is wrong; throws on nothing. */
+  ecdsaVerify(
+    curve: Curve,
+    hash: Hash,
+    publicKey: Uint8Array,
+    message: Uint8Array,
+    signature: Uint8Array,
+  ): Awaitable<boolean>
+  /** RSA over a SubjectPublicKeyInfo (rsaEncryption). Throws on nothing. */
+  rsaVerify(scheme: RsaScheme, spki: Uint8Array, message: Uint8Array, signature: Uint8Array): Awaitable<boolean>
+}
+
+/** Of these makers {@link VerifierPrimitives.ecdsaVerify} takes compressed points, too. */
+export interface Primitives extends VerifierPrimitives {
+  /** Uniform random bytes. */
+  random(length: number): Uint8Array
 
   macKey(raw: Uint8Array): MacKey
   /** HMAC-SHA-256 (RFC 2104), 32 bytes. */
@@ -61,17 +76,6 @@ export interface Primitives {
   ed25519Sign(seed: Uint8Array, message: Uint8Array): Awaitable<Uint8Array>
   /** False also for a key that {@link acceptableEd25519} refuses; throws on nothing. */
   ed25519Verify(publicKey: Uint8Array, message: Uint8Array, signature: Uint8Array): Awaitable<boolean>
-
-  /** ECDSA over an uncompressed or compressed SEC1 point; signature IEEE P1363 (r || s). */
-  ecdsaVerify(
-    curve: Curve,
-    hash: Hash,
-    publicKey: Uint8Array,
-    message: Uint8Array,
-    signature: Uint8Array,
-  ): Awaitable<boolean>
-  /** RSA over a SubjectPublicKeyInfo (rsaEncryption). */
-  rsaVerify(scheme: RsaScheme, spki: Uint8Array, message: Uint8Array, signature: Uint8Array): Awaitable<boolean>
 
   /** X-Wing (MLKEM768-X25519, HPKE KEM 0x647A) from a 32-byte seed; public key 1216 bytes. */
   kemKeyPair(seed: Uint8Array): Awaitable<{ publicKey: Uint8Array; secret: KemSecret }>

@@ -3,23 +3,34 @@ import { ed25519 } from '@noble/curves/ed25519.js'
 import { p256, p384 } from '@noble/curves/nist.js'
 import { expand, extract } from '@noble/hashes/hkdf.js'
 import { hmac } from '@noble/hashes/hmac.js'
-import { sha256, sha384, sha512 } from '@noble/hashes/sha2.js'
+import { sha256 } from '@noble/hashes/sha2.js'
 import { ml_kem768_x25519 as xwing } from '@noble/post-quantum/hybrid.js'
-import { concat } from '../bytes.ts'
 import { acceptableEd25519 } from './ed25519.ts'
 import {
   type AeadKey,
+  type Curve,
   KEM_ENCAPSULATION_BYTES,
   KEM_PUBLIC_KEY_BYTES,
   type KemSecret,
   type MacKey,
   type Primitives,
 } from './primitives.ts'
+import { webVerifier } from './web-verifier.ts'
 
 type Bytes = Uint8Array<ArrayBuffer>
 /** WebCrypto takes views over an ArrayBuffer only; nothing here is shared memory. */
 const plain = (bytes: Uint8Array): Bytes => bytes as Bytes
 const points = { 'P-256': p256, 'P-384': p384 } as const
+
+/** Browsers import uncompressed points only. What is no point stays as it is, and no signature of it verifies. */
+function uncompressed(curve: Curve, point: Uint8Array): Uint8Array {
+  if (point[0] !== 2 && point[0] !== 3) return point
+  try {
+    return points[curve].Point.fromBytes(point).toBytes(false)
+  } catch {
+    return point
+  }
+}
 
 /**
  * @param random source of randomness; vectors inject a known one, everybody else leaves it.
@@ -28,6 +39,7 @@ export function webPrimitives(
   random: (length: number) => Uint8Array = length => crypto.getRandomValues(new Uint8Array(length)),
 ): Primitives {
   const subtle = crypto.subtle
+  const verifier = webVerifier()
   const macBytes = new WeakMap<MacKey, Uint8Array>()
   const aeadKeys = new WeakMap<AeadKey, Promise<CryptoKey>>()
   const kemSeeds = new WeakMap<KemSecret, Uint8Array>()
@@ -39,10 +51,8 @@ export function webPrimitives(
   })
 
   return {
+    ...verifier,
     random,
-    sha256: (...parts) => sha256(concat(...parts)),
-    sha384: (...parts) => sha384(concat(...parts)),
-    sha512: (...parts) => sha512(concat(...parts)),
 
     macKey(bytes) {
       const key = Object.freeze({}) as MacKey
@@ -88,25 +98,8 @@ export function webPrimitives(
       }
     },
 
-    async ecdsaVerify(curve, hash, publicKey, message, signature) {
-      try {
-        const point = points[curve].Point.fromBytes(publicKey).toBytes(false)
-        const key = await subtle.importKey('raw', plain(point), { name: 'ECDSA', namedCurve: curve }, false, ['verify'])
-        return await subtle.verify({ name: 'ECDSA', hash }, key, plain(signature), plain(message))
-      } catch {
-        return false
-      }
-    },
-    async rsaVerify(scheme, spki, message, signature) {
-      const name = scheme.padding === 'PSS' ? 'RSA-PSS' : 'RSASSA-PKCS1-v1_5'
-      const use = scheme.padding === 'PSS' ? { name, saltLength: scheme.saltLength } : { name }
-      try {
-        const key = await subtle.importKey('spki', plain(spki), { name, hash: scheme.hash }, false, ['verify'])
-        return await subtle.verify(use, key, plain(signature), plain(message))
-      } catch {
-        return false
-      }
-    },
+    ecdsaVerify: (curve, hash, publicKey, message, signature) =>
+      verifier.ecdsaVerify(curve, hash, uncompressed(curve, publicKey), message, signature),
 
     kemKeyPair(seed) {
       const secret = Object.freeze({}) as KemSecret

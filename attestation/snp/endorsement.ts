@@ -4,7 +4,7 @@ import { Der, oid, tag } from '../certificates/der.ts'
 import type { Certificate } from '../certificates/x509.ts'
 import { Rejection } from '../errors.ts'
 import type { EndorsementKey } from '../policy.ts'
-import type { Primitives } from '../primitives/primitives.ts'
+import type { VerifierPrimitives } from '../primitives/primitives.ts'
 import { type Report, reportSignature } from './report.ts'
 import { decodeTcb, type Product, type ProductLine, productLine, type Tcb } from './tcb.ts'
 
@@ -109,7 +109,7 @@ export function checkEndorsement(vek: Certificate, report: Report, product: Prod
 }
 
 /** Over the bytes that arrived, from the version to the last byte before the signature. */
-export async function checkReportSignature(p: Primitives, vek: Certificate, report: Report): Promise<void> {
+export async function checkReportSignature(p: VerifierPrimitives, vek: Certificate, report: Report): Promise<void> {
   const { publicKey } = vek
   if (publicKey.kind !== 'P-384') refuse('chain-invalid', `${vek.commonName} has no P-384 key`)
   if (!(await p.ecdsaVerify('P-384', 'SHA-384', publicKey.point, report.signed, reportSignature(report)))) {

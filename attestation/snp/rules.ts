@@ -2,7 +2,7 @@
 import { concat, equal, hex, utf8 } from '../bytes.ts'
 import { type Code, Rejection, type Step } from '../errors.ts'
 import type { Policy } from '../policy.ts'
-import type { Primitives } from '../primitives/primitives.ts'
+import type { VerifierPrimitives } from '../primitives/primitives.ts'
 import type { ManifestEntry } from '../reference-values.ts'
 import type { Steps } from '../steps.ts'
 import type { Report } from './report.ts'
@@ -178,5 +178,5 @@ export function checkEntry(entry: ManifestEntry, report: Report, product: Produc
 }
 
 /** The name under which an owner approves a chip (PROTOCOL 2.4). */
-export const platformPin = (p: Primitives, chipId: Uint8Array): Uint8Array =>
+export const platformPin = (p: VerifierPrimitives, chipId: Uint8Array): Uint8Array =>
   p.sha256(concat(utf8('pas1 platform snp'), chipId))

@@ -7,7 +7,7 @@ import { checkPath } from '../certificates/chain.ts'
 import { type Certificate, parseCertificate } from '../certificates/x509.ts'
 import { type Code, Malformed, Rejection, Unsupported } from '../errors.ts'
 import { jsonReaders, parseCanonical, type Read } from '../json.ts'
-import type { Primitives } from '../primitives/primitives.ts'
+import type { VerifierPrimitives } from '../primitives/primitives.ts'
 import { bytes, decode, encodeAs, nullable, type Of, struct } from '../wire.ts'
 
 const JSON_CAP = 64 * 1024
@@ -149,7 +149,7 @@ const SIGNER_NAME = 'Intel SGX TCB Signing'
 
 /** The certificate that signs collateral, under the root of the quote's own chain. */
 export async function checkSigner(
-  p: Primitives,
+  p: VerifierPrimitives,
   der: Uint8Array,
   { root, now }: Readonly<{ root: Certificate; now: number }>,
 ): Promise<Certificate> {
@@ -161,7 +161,12 @@ export async function checkSigner(
   return signer
 }
 
-async function checkSignature(p: Primitives, signer: Certificate, { signed, signature }: Envelope, name: string) {
+async function checkSignature(
+  p: VerifierPrimitives,
+  signer: Certificate,
+  { signed, signature }: Envelope,
+  name: string,
+) {
   const { publicKey } = signer
   if (publicKey.kind !== 'P-256') refuse('chain-invalid', `${signer.commonName} has no P-256 key`)
   if (!(await p.ecdsaVerify('P-256', 'SHA-256', publicKey.point, signed, signature)))
@@ -193,7 +198,7 @@ function checkCurrent(collateral: Common, { now, minimumEvaluationDataNumber }: 
 
 /** TCB info for this platform, signed, current. */
 export async function openTcbInfo(
-  p: Primitives,
+  p: VerifierPrimitives,
   input: Uint8Array,
   given: Demands & Readonly<{ signer: Certificate; fmspc: Uint8Array; pceId: Uint8Array }>,
 ): Promise<TcbInfo> {
@@ -215,7 +220,7 @@ export async function openTcbInfo(
 
 /** Identity of the enclave that quotes TDs, signed, current. */
 export async function openQeIdentity(
-  p: Primitives,
+  p: VerifierPrimitives,
   input: Uint8Array,
   given: Demands & Readonly<{ signer: Certificate }>,
 ): Promise<QeIdentity> {

@@ -3,7 +3,7 @@ import { concat, equal, hex, isZero } from '../bytes.ts'
 import type { Chain } from '../certificates/chain.ts'
 import type { Certificate } from '../certificates/x509.ts'
 import { type Code, Rejection, type Step } from '../errors.ts'
-import type { Primitives } from '../primitives/primitives.ts'
+import type { VerifierPrimitives } from '../primitives/primitives.ts'
 import type { Platform } from './pck.ts'
 import type { Quote } from './quote.ts'
 
@@ -38,12 +38,17 @@ export function checkInstance({ intermediate }: Chain, { instanceId }: Platform)
     )
 }
 
-async function verifies(p: Primitives, point: Uint8Array, signed: Uint8Array, signature: Uint8Array): Promise<boolean> {
+async function verifies(
+  p: VerifierPrimitives,
+  point: Uint8Array,
+  signed: Uint8Array,
+  signature: Uint8Array,
+): Promise<boolean> {
   return p.ecdsaVerify('P-256', 'SHA-256', point, signed, signature)
 }
 
 /** The processor's key signed the quoting enclave's report. */
-export async function checkQuotingEnclaveReport(p: Primitives, pck: Certificate, quote: Quote): Promise<void> {
+export async function checkQuotingEnclaveReport(p: VerifierPrimitives, pck: Certificate, quote: Quote): Promise<void> {
   const { publicKey } = pck
   if (publicKey.kind !== 'P-256') refuse('chain', 'chain-invalid', `${pck.commonName} has no P-256 key`)
   if (!(await verifies(p, publicKey.point, quote.qeReport, quote.qeReportSignature)))
@@ -51,7 +56,7 @@ export async function checkQuotingEnclaveReport(p: Primitives, pck: Certificate,
 }
 
 /** The enclave's report names the attestation key: SHA-256(key || authentication data), then zeros. */
-export function checkAttestationKey(p: Primitives, { qe, attestationKey, qeAuthData }: Quote): void {
+export function checkAttestationKey(p: VerifierPrimitives, { qe, attestationKey, qeAuthData }: Quote): void {
   const named = p.sha256(attestationKey, qeAuthData)
   if (!equal(qe.reportData.subarray(0, 32), named))
     refuse('endorsement', 'signature-invalid', `the quoting enclave vouches for another key, not for ${hex(named)}`)
@@ -60,7 +65,7 @@ export function checkAttestationKey(p: Primitives, { qe, attestationKey, qeAuthD
 }
 
 /** Over the bytes that arrived; padding behind the quote is never hashed. */
-export async function checkQuoteSignature(p: Primitives, quote: Quote): Promise<void> {
+export async function checkQuoteSignature(p: VerifierPrimitives, quote: Quote): Promise<void> {
   const point = concat(Uint8Array.of(4), quote.attestationKey)
   if (!(await verifies(p, point, quote.signed, quote.signature)))
     refuse('signature', 'signature-invalid', 'the quote signature does not verify')

@@ -2,7 +2,7 @@
 import { concat, equal, hex, isZero, utf8 } from '../bytes.ts'
 import { type Code, Rejection, type Step } from '../errors.ts'
 import type { Policy, Register, TdxRules } from '../policy.ts'
-import type { Primitives } from '../primitives/primitives.ts'
+import type { VerifierPrimitives } from '../primitives/primitives.ts'
 import type { ManifestEntry } from '../reference-values.ts'
 import { checkOwner } from '../rules.ts'
 import type { Steps } from '../steps.ts'
@@ -139,7 +139,7 @@ export function checkTcb(standing: TcbStanding | null, rules: TdxRules, steps: S
  * RTMR0 holds what the host told the firmware and RTMR3 what was measured at run time: rules of their own.
  */
 export const tdMeasurement = (
-  p: Primitives,
+  p: VerifierPrimitives,
   { mrTd, rtmr1, rtmr2 }: Pick<TdReport, 'mrTd' | 'rtmr1' | 'rtmr2'> & Partial<TdReport>,
 ): Uint8Array => p.sha384(utf8('pas1 tdx measurement'), mrTd, rtmr1, rtmr2)
 
@@ -169,7 +169,7 @@ export const checkTdOwner = ({ mrConfigId }: TdReport, rules: TdxRules, steps: S
   checkOwner('tdx.mrConfigId', mrConfigId, rules.mrConfigId, steps)
 
 /** The name under which an owner approves a platform (PROTOCOL 2.4); null where the certificate names none. */
-export function platformPin(p: Primitives, { instanceId, ppid }: Platform): Uint8Array | null {
+export function platformPin(p: VerifierPrimitives, { instanceId, ppid }: Platform): Uint8Array | null {
   const id = instanceId ?? ppid
   return isZero(id) ? null : p.sha256(concat(utf8('pas1 platform tdx'), id))
 }

@@ -10,7 +10,7 @@ import type { EvidenceKind } from '../evidence.ts'
 import { decodeEventLog, type EventLog } from '../event-log/log.ts'
 import { ccelDigests, checkReplay, replayRtmrs } from '../event-log/replay.ts'
 import type { Policy, TdxRules } from '../policy.ts'
-import type { Primitives } from '../primitives/primitives.ts'
+import type { VerifierPrimitives } from '../primitives/primitives.ts'
 import type { ManifestEntry } from '../reference-values.ts'
 import { checkAnchor, checkBinding, checkListAge, checkMeasurement, checkPlatform, earliest } from '../rules.ts'
 import type { Steps } from '../steps.ts'
@@ -89,7 +89,7 @@ export function decodeTdxParts(items: Items): TdxParts {
 
 /** What every step of one appraisal needs. */
 type Context = Readonly<{
-  p: Primitives
+  p: VerifierPrimitives
   policy: Policy
   rules: TdxRules
   now: number
@@ -172,7 +172,7 @@ function stand(quote: Quote, platform: Platform, { info, identity }: Published):
 }
 
 /** A log that was sent along must be true: it leads to the registers of the quote. */
-function checkLog(p: Primitives, log: EventLog, td: Quote['td'], steps: Steps): void {
+function checkLog(p: VerifierPrimitives, log: EventLog, td: Quote['td'], steps: Steps): void {
   const replayed = new Map(replayRtmrs(p, ccelDigests(log)).entries())
   const signed = new Map([td.rtmr0, td.rtmr1, td.rtmr2, td.rtmr3].entries())
   checkReplay('RTMR', replayed, signed, [0, 1, 2, 3])
@@ -187,7 +187,7 @@ const tdxVouched = (policy: Policy, rules: TdxRules): Vouched =>
   )
 
 /** The numbered list of `attestation/README.md`. Every line throws a Refusal or lets pass. */
-export async function appraiseTdx(items: Items, given: Given, p: Primitives, steps: Steps): Promise<TdxClaims> {
+export async function appraiseTdx(items: Items, given: Given, p: VerifierPrimitives, steps: Steps): Promise<TdxClaims> {
   const { policy, nonce, now } = given
   const { tdx: rules } = policy
   if (rules === null) throw new Rejection('product', 'product', 'the policy accepts no Intel TDX')

@@ -1,6 +1,6 @@
 /** Algorithm identifiers of the TCG registry, as far as this version speaks them, and the hashes behind them. */
 import { Unsupported } from '../errors.ts'
-import type { Hash, Primitives } from '../primitives/primitives.ts'
+import type { Hash, VerifierPrimitives } from '../primitives/primitives.ts'
 
 /** TPM_ALG_ID (TCG Algorithm Registry, table 3). */
 export const algorithm = {
@@ -42,7 +42,7 @@ export function strongHash(bank: Bank, what: string): Hash {
   return bank
 }
 
-export function digest(p: Primitives, hash: Hash, ...parts: readonly Uint8Array[]): Uint8Array {
+export function digest(p: VerifierPrimitives, hash: Hash, ...parts: readonly Uint8Array[]): Uint8Array {
   if (hash === 'SHA-256') return p.sha256(...parts)
   return hash === 'SHA-384' ? p.sha384(...parts) : p.sha512(...parts)
 }

@@ -8,7 +8,7 @@ import { checkPath, checkRoot } from '../certificates/chain.ts'
 import { Der, explicit, oid, tag } from '../certificates/der.ts'
 import { type Certificate, parseCertificate, type Profile } from '../certificates/x509.ts'
 import { Malformed, Rejection } from '../errors.ts'
-import type { Primitives } from '../primitives/primitives.ts'
+import type { VerifierPrimitives } from '../primitives/primitives.ts'
 import { type AttestationKey, certifiedKey, decodePublic } from './public.ts'
 
 const profile: Profile = { algorithms: ['RSA PKCS1 SHA-256'], namelessSubject: true }
@@ -120,7 +120,7 @@ const bytesOf = (key: AttestationKey): Uint8Array => (key.kind === 'rsa' ? key.s
  * @param roots SHA-256 of the roots that the policy accepts; none is built in
  */
 export async function checkGoogleKey(
-  p: Primitives,
+  p: VerifierPrimitives,
   chain: readonly Uint8Array[],
   tpmPublic: Uint8Array,
   { roots, now }: Readonly<{ roots: readonly Uint8Array[]; now: number }>,

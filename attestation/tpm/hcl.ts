@@ -7,7 +7,7 @@ import { concat, equal, hex, isZero, utf8, utf8Text } from '../bytes.ts'
 import { Malformed, Rejection, Unsupported } from '../errors.ts'
 import { parsePlain } from '../json.ts'
 import { bytes, layout, u32le, zero } from '../layout.ts'
-import type { Hash, Primitives } from '../primitives/primitives.ts'
+import type { Hash, VerifierPrimitives } from '../primitives/primitives.ts'
 import { digest } from './algorithms.ts'
 import { type AttestationKey, rsaJwk } from './public.ts'
 
@@ -128,7 +128,7 @@ function hexadecimal(text: unknown): Uint8Array | null {
 }
 
 /** The hardware report speaks of exactly these claims: its report data is their hash and nothing besides. */
-export function checkHclClaims(p: Primitives, hcl: HclReport): HclClaims {
+export function checkHclClaims(p: VerifierPrimitives, hcl: HclReport): HclClaims {
   const hashed = digest(p, hcl.hash, hcl.claimsBytes)
   const expected = concat(hashed, new Uint8Array(64 - hashed.length))
   if (!equal(hcl.reportData, expected)) {

@@ -1,7 +1,7 @@
 /** TPM quotes: signed by this key, for this question, over these registers (EVIDENCE section 4). */
 import { equal, hex } from '../bytes.ts'
 import { type Code, Malformed, Rejection, type Step } from '../errors.ts'
-import type { Hash, Primitives } from '../primitives/primitives.ts'
+import type { Hash, VerifierPrimitives } from '../primitives/primitives.ts'
 import { digest, digestBytes, strongHash } from './algorithms.ts'
 import { type Attest, decodeAttest, type PcrSelection } from './attest.ts'
 import type { AttestationKey } from './public.ts'
@@ -40,7 +40,7 @@ function checkSelection(attest: Attest, asked: PcrSelection): Hash {
 }
 
 /** The digest's hash is that of the signature, whatever the bank (part 3, TPM2_Quote). */
-export function checkPcrDigest(p: Primitives, attest: Attest, hash: Hash, values: readonly Uint8Array[]): void {
+export function checkPcrDigest(p: VerifierPrimitives, attest: Attest, hash: Hash, values: readonly Uint8Array[]): void {
   const found = digest(p, hash, ...values)
   if (!equal(found, attest.pcrDigest)) {
     refuse('signature', 'measurement', `registers hash to ${hex(found)}, the TPM signed ${hex(attest.pcrDigest)}`)
@@ -58,7 +58,7 @@ function valuesOf(pcrs: Pcrs, { pcrs: asked }: PcrSelection, bank: Hash): Uint8A
 
 /** Everything that makes register values believable, given that the key is. */
 export async function checkQuote(
-  p: Primitives,
+  p: VerifierPrimitives,
   quote: Readonly<{ attest: Uint8Array; signature: Signature; pcrs: Pcrs }>,
   asked: Asked,
 ): Promise<QuotedPcrs> {

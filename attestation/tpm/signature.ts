@@ -2,7 +2,7 @@
 import { concat } from '../bytes.ts'
 import { Malformed, Rejection, Unsupported } from '../errors.ts'
 import { Reader, u16be } from '../layout.ts'
-import type { Hash, Primitives } from '../primitives/primitives.ts'
+import type { Hash, VerifierPrimitives } from '../primitives/primitives.ts'
 import { algorithm, bankOf, digestBytes, strongHash } from './algorithms.ts'
 import { sized } from './attest.ts'
 import type { AttestationKey } from './public.ts'
@@ -43,7 +43,7 @@ function scalar(value: Uint8Array, length: number): Uint8Array {
  * B.7). Either is one fixed length, found out by trying both.
  */
 async function pssVerifies(
-  p: Primitives,
+  p: VerifierPrimitives,
   hash: Hash,
   key: AttestationKey & { kind: 'rsa' },
   message: Uint8Array,
@@ -55,7 +55,7 @@ async function pssVerifies(
   return false
 }
 
-async function verifies(p: Primitives, message: Uint8Array, signature: Signature, key: AttestationKey) {
+async function verifies(p: VerifierPrimitives, message: Uint8Array, signature: Signature, key: AttestationKey) {
   const { hash } = signature
   if (signature.scheme === 'ECDSA') {
     if (key.kind === 'rsa') return false
@@ -70,7 +70,7 @@ async function verifies(p: Primitives, message: Uint8Array, signature: Signature
 
 /** Over the bytes that arrived. */
 export async function checkSignature(
-  p: Primitives,
+  p: VerifierPrimitives,
   message: Uint8Array,
   signature: Signature,
   key: AttestationKey,

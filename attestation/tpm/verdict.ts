@@ -11,7 +11,7 @@ import { decodeEventLog, type EventLog } from '../event-log/log.ts'
 import { checkReplay, extender, replayPcrs } from '../event-log/replay.ts'
 import type { EvidenceKind } from '../evidence.ts'
 import type { Policy, VtpmRules } from '../policy.ts'
-import type { Primitives } from '../primitives/primitives.ts'
+import type { VerifierPrimitives } from '../primitives/primitives.ts'
 import type { Steps } from '../steps.ts'
 import { type Component, components, type Vouched, voucherOf } from '../vouching.ts'
 import { encode } from '../wire.ts'
@@ -62,20 +62,20 @@ export type VtpmClaims = Readonly<{
 }>
 
 /** The question of a session as a TPM takes it (PROTOCOL 2.2): 32 bytes, whatever hashes it knows. */
-export const qualifyingData = (p: Primitives, reportData: Uint8Array): Uint8Array =>
+export const qualifyingData = (p: VerifierPrimitives, reportData: Uint8Array): Uint8Array =>
   p.sha256(encode(['pas1 tpm', reportData]))
 
 type Quoting = Readonly<{ vtpm: Vtpm; claims: HclClaims; quoted: QuotedPcrs; rules: VtpmRules }>
 
 /** Step 11: the hardware endorses the key, and the key answers the question. No rule waives either. */
-async function checkFresh(p: Primitives, vtpm: Vtpm, rules: VtpmRules, nonce: Uint8Array): Promise<Quoting> {
+async function checkFresh(p: VerifierPrimitives, vtpm: Vtpm, rules: VtpmRules, nonce: Uint8Array): Promise<Quoting> {
   const claims = checkHclClaims(p, vtpm.hcl)
   const asked = { key: claims.attestationKey, nonce: qualifyingData(p, nonce), selection: rules.selection }
   return { vtpm, claims, rules, quoted: await checkQuote(p, vtpm.quote, asked) }
 }
 
 /** Step 9. A log that need not be there is not read: its absence would then cost a liar nothing. */
-function checkLog(p: Primitives, { vtpm, quoted, rules }: Quoting, steps: Steps): readonly Fact[] | null {
+function checkLog(p: VerifierPrimitives, { vtpm, quoted, rules }: Quoting, steps: Steps): readonly Fact[] | null {
   const { bank, pcrs } = quoted
   let facts: readonly Fact[] | null = null
   steps.rule('measurement', 'vtpm.eventLog', rules.eventLog, () => {
@@ -140,7 +140,7 @@ export type Behind = Readonly<{ vtpm: VtpmClaims; vouched: Vouched }>
  * is left to answer for itself.
  */
 export async function checkSession(
-  p: Primitives,
+  p: VerifierPrimitives,
   vtpm: Vtpm | null,
   rules: VtpmRules | null,
   { nonce }: Pick<Given, 'nonce'>,
