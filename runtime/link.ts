@@ -12,8 +12,9 @@
  * hold is bounded, the socket itself is never paused, and no stream waits for another stream's reader.
  * A peer that breaks a rule loses the connection: nothing it sends makes this module throw.
  */
-import { chmodSync, renameSync, rmSync } from 'node:fs'
+import { chmodSync, mkdirSync, renameSync, rmSync } from 'node:fs'
 import { createConnection, createServer, type Socket } from 'node:net'
+import { dirname } from 'node:path'
 import { concat } from '../attestation/bytes.ts'
 import { Unavailable } from '../attestation/errors.ts'
 
@@ -656,12 +657,13 @@ export async function listen(path: string, onStream: OnStream): Promise<Listener
   // Renamed into place: the successor takes the path over in one step, and the runtime, which deletes the name it bound
   // when a listener closes, does not delete the successor's.
   const bound = `${path}.${process.pid}`
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
   rmSync(bound, { force: true })
   await new Promise<void>((resolve, reject) => {
     server.once('error', error => reject(new Unavailable(`cannot listen on ${path}`, 1, { cause: error })))
     server.listen(bound, resolve)
   })
-  chmodSync(bound, 0o600)
+  chmodSync(bound, 0o660) // between containers the folder's group is that of both ends; elsewhere nobody else enters it
   renameSync(bound, path)
   return {
     async close() {

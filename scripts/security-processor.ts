@@ -14,31 +14,18 @@ import { createServer, type Socket } from 'node:net'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Launch, Silicon } from '../attestation/silicon/silicon.ts'
-import { decode, encodeAs } from '../attestation/wire.ts'
-import { answer, frame, MESSAGE_CAP, onMessages, request } from '../runtime/attester/simulated.ts'
+import { onMessages } from '../runtime/attester/simulated.ts'
 import { podConfig, readConfig } from '../runtime/config.ts'
 import { installedSilicon, measureRoles } from './installation.ts'
+import { answerer, snpEvidence } from './signing.ts'
 
-async function reply(silicon: Silicon, launch: Launch, message: Uint8Array): Promise<Uint8Array> {
-  try {
-    const { reportData } = decode(request, message, MESSAGE_CAP)
-    return encodeAs(answer, { kind: 'report', ...(await silicon.report(launch, reportData)) })
-  } catch {
-    return encodeAs(answer, { kind: 'refused' })
-  }
-}
-
-/** Serves one message after the other on each connection. */
 function serve(silicon: Silicon, launch: Launch, path: string): Promise<void> {
   const server = createServer((socket: Socket) => {
-    let turn = Promise.resolve()
     socket.on('error', () => {})
-    onMessages(socket, message => {
-      turn = turn.then(async () => {
-        const answered = await reply(silicon, launch, message)
-        socket.write(frame(answered))
-      })
-    })
+    onMessages(
+      socket,
+      answerer(snpEvidence(silicon, launch), framed => void socket.write(framed)),
+    )
   })
   rmSync(path, { force: true })
   return new Promise((done, fail) => {

@@ -1,5 +1,5 @@
 /**
- * The api's end of `keyholder-api.sock`: its questions as functions, the keyholder's as one interface. Refusals come as
+ * The api's end of `keyholder-api/`: its questions as functions, the keyholder's as one interface. Refusals come as
  * codes of the closed union and leave here as Rejections.
  */
 import { Rejection, type Code, Unavailable } from '../../attestation/errors.ts'

@@ -7,7 +7,7 @@
 export type Purpose = 'session'
 
 export interface Attester {
-  readonly platform: 'snp' | 'simulated-snp'
+  readonly platform: 'snp' | 'simulated'
   /**
    * `transcript` is th0, exactly 32 bytes; the 64 bytes that the hardware signs are computed here. Resolves with the
    * encoded Evidence. Throws RangeError on an unknown purpose or another length, Unavailable when the platform does not answer.

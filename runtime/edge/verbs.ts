@@ -1,6 +1,6 @@
 /**
- * What the edge asks of the roles behind it. On `keyholder-edge.sock` each head is one {@link keyholderVerb}, asked by
- * `Link.call`, and the answer is the body of the HTTP response as it stands. On `api-edge.sock` each stream starts with
+ * What the edge asks of the roles behind it. On `keyholder-edge/` each head is one {@link keyholderVerb}, asked by
+ * `Link.call`, and the answer is the body of the HTTP response as it stands. On `api-edge/` each stream starts with
  * an {@link applicationHead}; then the sealed request goes one way and the sealed response the other.
  * A refusal is a reset: 1 the constant error, 2 the same with the session hint, 3 busy, 4 gone (PROTOCOL 2.8).
  */
@@ -31,10 +31,10 @@ export const statusAnswer = uint(phases.length - 1)
 export const applicationHead = tuple(sid, uint())
 export const APPLICATION_HEAD_CAP = 32
 
-/** Names of the sockets in the run directory. */
+/** The sockets in the run directory, each in a folder of its own, which a container of either end has and no other. */
 export const sockets = {
-  keyholderEdge: 'keyholder-edge.sock',
-  keyholderApi: 'keyholder-api.sock',
-  apiEdge: 'api-edge.sock',
+  keyholderEdge: 'keyholder-edge/socket',
+  keyholderApi: 'keyholder-api/socket',
+  apiEdge: 'api-edge/socket',
   postgres: 'pg',
 } as const

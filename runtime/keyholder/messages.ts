@@ -1,5 +1,5 @@
 /**
- * Messages of `keyholder-api.sock` over the link between roles. One that fits stands in the stream's head; a larger
+ * Messages of `keyholder-api/` over the link between roles. One that fits stands in the stream's head; a larger
  * one (a commit of many buckets) follows an empty head, in chunks, under the stream's credit. Both ends use these.
  */
 import { concat } from '../../attestation/bytes.ts'

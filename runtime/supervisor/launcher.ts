@@ -1,4 +1,4 @@
-/** How a role becomes a process. One implementation here, a plain child process; a container per role is another. */
+/** How a role becomes a process: here as a plain child process, in the image as a container (containers.ts). */
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import type { Socket } from 'node:net'
@@ -12,7 +12,7 @@ export type RoleName = keyof RoleConfigs
  * and api would pay for it with collections that find everything alive.
  */
 const always = ['--disable-sigusr1', '--single-threaded-gc']
-const flags: Readonly<Record<RoleName, readonly string[]>> = {
+export const nodeFlags: Readonly<Record<RoleName, readonly string[]>> = {
   edge: [...always, '--max-semi-space-size=1'],
   keyholder: always,
   api: always,
@@ -43,7 +43,7 @@ export function childProcessLauncher(rolesDir: string, runDir: string): Launcher
   return {
     start(role, descriptors) {
       const bundle = join(rolesDir, `${role}.mjs`)
-      const child = spawn(process.execPath, [...flags[role], bundle, '--run', runDir], {
+      const child = spawn(process.execPath, [...nodeFlags[role], bundle, '--run', runDir], {
         cwd: '/',
         env: { NODE_ENV: 'production' },
         detached: true,

@@ -1,6 +1,5 @@
 // The security processor's socket, over whatever signs: for tests that bring a chip of their own.
 import { createServer } from 'node:net'
-import { decodeEvidence } from '../../attestation/evidence.ts'
 import { decode, encodeAs } from '../../attestation/wire.ts'
 import { answer, frame, MESSAGE_CAP, onMessages, request } from '../../runtime/attester/simulated.ts'
 
@@ -12,11 +11,9 @@ export async function serveSilicon(
   const server = createServer(connection => {
     connection.on('error', () => {})
     onMessages(connection, message => {
-      void quote(decode(request, message, MESSAGE_CAP).reportData).then(evidence => {
-        const items = new Map(decodeEvidence(evidence))
-        const report = items.get('snp-report') as Uint8Array
-        const certs = items.get('certs') as Uint8Array
-        connection.write(frame(encodeAs(answer, { kind: 'report', report, certs })))
+      const { reportData } = decode(request, message, MESSAGE_CAP)
+      void quote(reportData).then(evidence => {
+        connection.write(frame(encodeAs(answer, { kind: 'evidence', reportData, evidence })))
       })
     })
   })

@@ -8,7 +8,8 @@ import test, { type ExecutionContext } from 'ava'
 import { equal } from '../../../attestation/bytes.ts'
 import { podState } from '../../../attestation/session/index.ts'
 import { decode, encodeAs, type Of } from '../../../attestation/wire.ts'
-import { answer, frame, onMessages } from '../../../runtime/attester/simulated.ts'
+import { encodeEvidence } from '../../../attestation/evidence.ts'
+import { answer, frame, onMessages, request } from '../../../runtime/attester/simulated.ts'
 import { keyholderVerb, sockets, statusAnswer } from '../../../runtime/edge/verbs.ts'
 import type { ApiRequest } from '../../../runtime/keyholder/keyholder.ts'
 import { ask, question } from '../../../runtime/keyholder/messages.ts'
@@ -41,8 +42,13 @@ function runDir(t: ExecutionContext, owner: Owner): string {
   const attester = { kind: 'simulated', socket: join(run, 'sp.sock') }
   const config = { launchConfig: join(run, 'launch'), attester, manifestVersion: 7 }
   writeFileSync(join(run, 'keyholder.json'), JSON.stringify(config))
-  const report = encodeAs(answer, { kind: 'report', report: filled(1184, 1), certs: filled(100, 2) })
-  const processor = createServer(socket => onMessages(socket, () => void socket.write(frame(report))))
+  const evidence = encodeEvidence([['snp-report', filled(1184, 1)]])
+  const processor = createServer(socket =>
+    onMessages(socket, message => {
+      const { reportData } = decode(request, message, MESSAGE_CAP)
+      socket.write(frame(encodeAs(answer, { kind: 'evidence', reportData, evidence })))
+    }),
+  )
   processor.listen(attester.socket)
   t.teardown(() => processor.close())
   return run
