@@ -89,6 +89,22 @@ export function base32(bytes: Uint8Array): string {
   return text
 }
 
+/** RFC 4648 section 5, no padding. */
+export function base64Url(bytes: Uint8Array): string {
+  let binary = ''
+  for (let i = 0; i < bytes.length; i++) binary += String.fromCharCode(bytes[i] as number)
+  return btoa(binary).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '')
+}
+
+/** Its one canonical reading, unused bits zero, or null. */
+export function fromBase64Url(text: string): Uint8Array | null {
+  if (!/^[A-Za-z0-9_-]*$/.test(text) || text.length % 4 === 1) return null
+  const binary = atob(text.replaceAll('-', '+').replaceAll('_', '/'))
+  const bytes = new Uint8Array(binary.length)
+  for (let i = 0; i < bytes.length; i++) bytes[i] = binary.charCodeAt(i)
+  return base64Url(bytes) === text ? bytes : null
+}
+
 export function u16be(value: number): Uint8Array {
   return Uint8Array.of(value >>> 8, value)
 }

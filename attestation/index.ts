@@ -56,4 +56,5 @@ export {
   signReferenceValues,
 } from './reference-values.ts'
 export { platformPin } from './snp/rules.ts'
+export { BUNDLE_CAP, BUNDLE_TYPE, type Bundle, decodeBundle, encodeBundle } from './standards/bundle.ts'
 export * from './session/index.ts'

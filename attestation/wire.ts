@@ -6,13 +6,28 @@
  * depth, counts and sizes are bounded before anything is allocated, and a non-canonical byte is refused where
  * it stands. (A general decoder in front of a re-encode comparison allocates what a hostile head declares:
  * 4 KiB of nested array heads cost hundreds of megabytes before the comparison runs. PROTOCOL row 26.)
+ *
+ * At the end a second profile, for the formats of others (`standards/`): besides the above negative integers, maps whose
+ * keys are unique and sorted (RFC 8949 section 4.2.1), and the tags that a shape lists. No shape of PAS uses it.
  */
-import { utf8, utf8Text } from './bytes.ts'
-import { Malformed } from './errors.ts'
+import { compare, utf8, utf8Text } from './bytes.ts'
+import { Malformed, Unsupported } from './errors.ts'
 
-export type Wire = number | bigint | Uint8Array | string | null | readonly Wire[]
+export type Wire = number | bigint | Uint8Array | string | null | readonly Wire[] | Headed
 
-const majorType = { uint: 0, bytes: 2, text: 3, array: 4 } as const
+const majorType = { uint: 0, negative: 1, bytes: 2, text: 3, array: 4, map: 5, tag: 6 } as const
+
+/** What only the second profile writes: a negative integer, a map, a tag. */
+class Headed {
+  readonly major: number
+  readonly argument: number
+  readonly content: readonly Wire[]
+  constructor(major: 'negative' | 'map' | 'tag', argument: number, content: readonly Wire[]) {
+    this.major = majorType[major]
+    this.argument = argument
+    this.content = content
+  }
+}
 const NULL = 0xf6
 
 /**
@@ -102,7 +117,10 @@ function write(value: Wire): void {
     writeHead(majorType.bytes, value.length)
     writeRaw(value)
   } else if (typeof value === 'string') writeText(value)
-  else {
+  else if (value instanceof Headed) {
+    writeHead(value.major, value.argument)
+    for (const element of value.content) write(element)
+  } else {
     writeHead(majorType.array, value.length)
     for (const element of value) write(element)
   }
@@ -133,6 +151,14 @@ export class Input {
   }
   get remaining(): number {
     return this.#bytes.length - this.#at
+  }
+  /** How far it is read. */
+  get at(): number {
+    return this.#at
+  }
+  /** What was read since `start`. */
+  since(start: number): Uint8Array {
+    return this.#bytes.subarray(start, this.#at)
   }
   #need(count: number): void {
     if (count > this.remaining) throw new Malformed(`truncated at byte ${this.#at}`)
@@ -166,6 +192,10 @@ export class Input {
   major(): number {
     this.#need(1)
     return (this.#bytes[this.#at] as number) >> 5
+  }
+  /** The number of a tag: the second profile's. */
+  tag(): number {
+    return this.length(majorType.tag, 'tag', 0, 0xffffffff)
   }
   /** Consumes a null if one stands here. */
   null(): boolean {
@@ -353,3 +383,170 @@ export function decode<T>(shape: Shape<T>, input: Uint8Array, maxBytes: number):
 
 /** Encodes a value of the shape. */
 export const encodeAs = <T>(shape: Shape<T>, value: T): Uint8Array => encode(shape.wire(value))
+
+// The second profile.
+
+/** A signed integer, -2^53 + 1 to 2^53 - 1 unless said. */
+export const integer = (
+  min: number = Number.MIN_SAFE_INTEGER,
+  max: number = Number.MAX_SAFE_INTEGER,
+): Shape<number> => ({
+  read: input => {
+    const negative = input.major() === majorType.negative
+    const argument = negative
+      ? input.length(majorType.negative, 'negative integer', 0, -min - 1)
+      : input.length(majorType.uint, 'integer', 0, max)
+    const value = negative ? -1 - argument : argument
+    if (value < min) throw new Malformed(`integer: expected ${min} to ${max}, got ${value}`)
+    return value
+  },
+  wire: value => (value < 0 ? new Headed('negative', -1 - value, []) : value),
+})
+
+/** A text or an integer, as keys are. */
+export const label = (max: number): Shape<number | string> => ({
+  read: input => (input.major() === majorType.text ? text({ min: 1, max }) : integer()).read(input),
+  wire: value => (typeof value === 'string' ? value : integer().wire(value)),
+})
+
+/** A value under one tag, which is not optional. */
+export const tagged = <T>(tag: number, shape: Shape<T>): Shape<T> => ({
+  read: input => {
+    input.length(majorType.tag, 'tag', tag, tag)
+    return shape.read(input)
+  },
+  wire: value => new Headed('tag', tag, [shape.wire(value)]),
+})
+
+export type Readable<T> = Pick<Shape<T>, 'read'>
+/** The shape whose major type stands next: a choice that its first byte decides. */
+export const byMajor = <T>(
+  choices: Readonly<Partial<Record<keyof typeof majorType, Readable<T>>>>,
+  wire: (value: T) => Wire,
+): Shape<T> => ({
+  read: input => {
+    const major = input.major()
+    const found = Object.entries(choices).find(([name]) => majorType[name as keyof typeof majorType] === major)
+    if (found === undefined) throw new Malformed(`expected ${Object.keys(choices).join(' or ')} at byte ${input.at}`)
+    return found[1].read(input)
+  },
+  wire,
+})
+
+/** An array of two or more fixed positions of which the last may be left out: null where it is. */
+export const tupleOpen = <const S extends Shapes, T>(
+  first: readonly [...S],
+  last: Shape<T>,
+): Shape<[...{ -readonly [K in keyof S]: Of<S[K]> }, T | null]> => {
+  type Value = [...{ -readonly [K in keyof S]: Of<S[K]> }, T | null]
+  return {
+    read: input => {
+      const length = input.length(majorType.array, 'array length', first.length, first.length + 1)
+      const values = first.map(shape => shape.read(input))
+      return [...values, length > first.length ? last.read(input) : null] as Value
+    },
+    wire: values => {
+      const end = values.at(-1) as T | null
+      const written = first.map((shape, i) => shape.wire(values[i]))
+      return end === null ? written : [...written, last.wire(end)]
+    },
+  }
+}
+
+/** A byte string that holds exactly one value of the shape. */
+export const embedded = <T>(shape: Shape<T>, max: number): Shape<T> => ({
+  read: input => decode(shape, input.view(input.length(majorType.bytes, 'byte string length', 1, max)), max),
+  wire: value => encodeAs(shape, value),
+})
+
+/** Throws where keys are not in bytewise order of their encodings, each once. */
+function checkOrder(before: Uint8Array | null, key: Uint8Array, at: number): void {
+  if (before === null) return
+  const order = compare(before, key)
+  if (order === 0) throw new Malformed(`a key stands twice at byte ${at}`)
+  if (order > 0) throw new Malformed(`the keys of a map are not sorted at byte ${at}`)
+}
+
+/** Keys differ: they come from a Map or from a table. */
+function writeMap(entries: readonly (readonly [key: Wire, value: Wire])[]): Wire {
+  const sorted = entries.map(entry => [encode(entry[0]), ...entry] as const).sort(([a], [b]) => compare(a, b))
+  const content = sorted.flatMap(([, key, value]) => [key, value])
+  return new Headed('map', sorted.length, content)
+}
+
+function readMap<K>(input: Input, keys: Shape<K>, { min = 0, max }: Bounds, entry: (key: K) => void): void {
+  const count = input.length(majorType.map, 'map length', min, max)
+  let before: Uint8Array | null = null
+  for (let i = 0; i < count; i++) {
+    const start = input.at
+    const key = keys.read(input)
+    const encoded = input.since(start)
+    checkOrder(before, encoded, start)
+    before = encoded
+    entry(key)
+  }
+}
+
+/** A map of values of one shape. */
+export const mapOf = <K extends number | string, T>(
+  keys: Shape<K>,
+  values: Shape<T>,
+  bounds: Bounds,
+): Shape<ReadonlyMap<K, T>> => ({
+  read: input => {
+    const map = new Map<K, T>()
+    readMap(input, keys, bounds, key => map.set(key, values.read(input)))
+    return map
+  },
+  wire: map => writeMap([...map].map(([key, value]) => [keys.wire(key), values.wire(value)])),
+})
+
+export type Key = number | string
+type Keyed = Readonly<Record<string, readonly [key: Key, shape: Shape<unknown>]>>
+type ValueOf<F extends Keyed, K extends keyof F> = Of<F[K][1]>
+export type MapFields<R extends Keyed, O extends Keyed> = { [K in keyof R]: ValueOf<R, K> } & {
+  [K in keyof O]: ValueOf<O, K> | null
+}
+/** What becomes of a key that no field has: it throws, or consumes the value. */
+export type OtherKey = (key: Key, input: Input) => void
+const KEY_CAP = 64
+const FIELDS_CAP = 64
+
+/** Refuses it, by the name that its standard gives it. */
+export const unread =
+  (what: string, names: Readonly<Record<Key, string>> = {}): OtherKey =>
+  key => {
+    const name = Object.hasOwn(names, key) ? `"${names[key]}"` : `key ${JSON.stringify(key)}`
+    throw new Unsupported('format', 'unsupported-version', `${what}: ${name} is not read by this version`)
+  }
+
+/** A map of named fields, each under its key; an optional one that is not there is null. */
+export function map<const R extends Keyed, const O extends Keyed>(
+  required: R,
+  optional: O,
+  other: OtherKey,
+): Shape<MapFields<R, O>> {
+  const names = Object.entries({ ...required, ...optional })
+  const byKey = new Map(names.map(([name, [key, shape]]) => [key, { name, shape }]))
+  return {
+    read: input => {
+      const value: Record<string, unknown> = Object.create(null)
+      for (const name of Object.keys(optional)) value[name] = null
+      readMap(input, label(KEY_CAP), { max: FIELDS_CAP }, key => {
+        const field = byKey.get(key)
+        if (field === undefined) other(key, input)
+        else value[field.name] = field.shape.read(input)
+      })
+      for (const [name, [key]] of Object.entries(required))
+        if (!(name in value)) throw new Malformed(`key ${JSON.stringify(key)} is missing`)
+      return value as MapFields<R, O>
+    },
+    wire: value =>
+      writeMap(
+        names.flatMap(([name, [key, shape]]) => {
+          const field = value[name as keyof typeof value]
+          return field === null && name in optional ? [] : [[label(KEY_CAP).wire(key), shape.wire(field)] as const]
+        }),
+      ),
+  }
+}

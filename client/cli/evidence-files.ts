@@ -12,6 +12,7 @@ import { decodeEventLog } from '../../attestation/event-log/log.ts'
 import { decodeEvidence, EVIDENCE_CAP, type Evidence, type EvidenceKind } from '../../attestation/evidence.ts'
 import { jsonReaders, parsePlain } from '../../attestation/json.ts'
 import { u16le, u32le } from '../../attestation/layout.ts'
+import { BUNDLE_TYPE, decodeBundle } from '../../attestation/standards/bundle.ts'
 import { decodeCertificateTable } from '../../attestation/snp/certificate-table.ts'
 import { REPORT_SIZE } from '../../attestation/snp/report.ts'
 import type { TdxCollateral } from '../../attestation/tdx/collateral.ts'
@@ -26,6 +27,8 @@ export type Content = Readonly<{
   tdx?: Partial<TdxCollateral>
   /** A bare TPMS_ATTEST: without its signature it is told, not judged. */
   attest?: Uint8Array
+  /** What the evidence was asked for, as the file says. */
+  reportData?: Uint8Array
 }>
 export type NamedContent = Content & Readonly<{ path: string; sizeBytes: number }>
 
@@ -215,10 +218,38 @@ function dcapCollateral(bytes: Uint8Array): Content {
   }
 }
 
+const present = <T extends object>(parts: T) =>
+  Object.fromEntries(Object.entries(parts).filter(([, part]) => part !== null)) as Partial<{
+    [K in keyof T]: NonNullable<T[K]>
+  }>
+
+/** Records of media types, or the collection of them that names itself a bundle. */
+function isWrapper(bytes: Uint8Array): boolean {
+  const [first = 0, second = 0] = bytes
+  if (first === JSON_START) return (utf8Text(bytes) ?? '').includes(`"${BUNDLE_TYPE}"`)
+  if (first === JSON_LIST) return true
+  const isMap = first > 0xa0 && first <= 0xb7 // a bundle has fewer than 24 parts, each under a text
+  return (isMap || first === 0x82 || first === 0x83) && second >> 5 === CBOR_TEXT
+}
+
+function wrapper(bytes: Uint8Array): Content {
+  const { items, collateral, reportData } = decodeBundle(bytes)
+  const { tdx, ...amd } = collateral
+  return {
+    what: 'evidence bundle (CMW)',
+    items,
+    amd: present(amd),
+    tdx: present(tdx),
+    ...(reportData !== null && { reportData }),
+  }
+}
+
 type Recognised = readonly [is: (bytes: Uint8Array) => boolean, read: (bytes: Uint8Array) => Content]
 const begins = (start: Uint8Array) => (bytes: Uint8Array) => startsWith(bytes, start)
 const item = (kind: EvidenceKind, what: string) => (bytes: Uint8Array) => ({ what, items: [[kind, bytes] as const] })
 const JSON_START = 0x7b
+const JSON_LIST = 0x5b
+const CBOR_TEXT = 3
 const DER_SEQUENCE = 0x30
 
 /** The first that fits: what has a magic number before what has only a shape. */
@@ -231,6 +262,7 @@ const known: readonly Recognised[] = [
   [begins(magic.pem), pem],
   [begins(magic.tcbInfo), bytes => ({ what: 'TCB info of Intel', tdx: { tcbInfo: bytes } })],
   [begins(magic.qeIdentity), bytes => ({ what: 'QE identity of Intel', tdx: { qeIdentity: bytes } })],
+  [isWrapper, wrapper],
   [bytes => bytes[0] === JSON_START, dcapCollateral],
   [bytes => bytes[0] === DER_SEQUENCE && (bytes[1] as number) >= 0x80, der],
   [isReport, item('snp-report', 'SNP report')],
@@ -245,7 +277,7 @@ export function recognise(bytes: Uint8Array): Content {
   const found = known.find(([is]) => is(bytes))
   if (found !== undefined) return found[1](bytes)
   return invalid(
-    'neither evidence nor collateral: no report, quote, HCL blob, certificate table, event log or evidence array, certificate, list or JSON',
+    'neither evidence nor collateral: no bundle, report, quote, HCL blob, certificate table, event log or evidence array, certificate, list or JSON',
   )
 }
 
@@ -254,6 +286,7 @@ export type Bundle = Readonly<{
   items: ReadonlyMap<EvidenceKind, Uint8Array>
   collateral: Collateral
   attests: readonly Uint8Array[]
+  reportData: Uint8Array | null
 }>
 
 /** Files of one machine. Two of a kind would leave open which one is meant. */
@@ -276,7 +309,9 @@ export function bundle(files: readonly NamedContent[]): Bundle {
   }
   const attests = files.flatMap(({ attest }) => attest ?? [])
   if (items.size + attests.length === 0) throw new Malformed('these files hold no evidence, only collateral', 'data')
-  return { files, items, collateral: { ...amd, tdx }, attests }
+  // A second one needs no check of its own: the evidence beside it is a second one too.
+  const reportData = files.find(file => file.reportData !== undefined)?.reportData ?? null
+  return { files, items, collateral: { ...amd, tdx }, attests, reportData }
 }
 
 export async function readBundle(paths: readonly string[]): Promise<Bundle> {

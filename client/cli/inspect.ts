@@ -107,7 +107,8 @@ function nonceOf(text: string | undefined): Uint8Array | null {
 }
 
 /** A file is of no session: where none is said, its own report data stands in for the one expected. */
-function ownNonce({ items }: Bundle): Uint8Array {
+function ownNonce({ items, reportData }: Bundle): Uint8Array {
+  if (reportData !== null) return reportData
   const [report, quote] = [items.get('snp-report'), items.get('tdx-quote')]
   if (!items.has('hcl') && quote !== undefined) return decodeQuote(quote).td.reportData
   // Behind a paravisor the evidence holds a hash of it only.

@@ -90,7 +90,7 @@ function build(run: Run, start: commands.StartLocalPod): Command {
     .description('show what a pod proves of itself, or what evidence in files does, and the verdict; releases nothing')
     .argument(
       '[url-or-files...]',
-      'a pod (default: the one last used); or files of one machine: report, quote, event log, ...',
+      'a pod (default: the one last used); or files of one machine: bundle, report, quote, event log, ...',
     )
     .option('--policy <name>', "a policy file, or bare-metal, azure, google, aws, simulation (default: the owner's)")
     .option('--collateral <file>', "the vendor's certificates, lists, TCB info: PEM, DER, JSON (repeat it)", gather)
@@ -103,6 +103,7 @@ function build(run: Run, start: commands.StartLocalPod): Command {
         'pod inspect http://127.0.0.1:8080',
         'pod inspect report.bin --collateral vcek.der --collateral ask_ark.pem --collateral crl.der',
         'pod inspect quote.bin --collateral intel.json --policy bare-metal --at 2026-01-31 --json',
+        'pod inspect evidence.cbor --at 2026-01-31',
       ),
     )
     .action((targets: string[], options: InspectOptions) => run(context => inspect(context, targets, options)))

@@ -5,11 +5,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import fc from 'fast-check'
+import { noCollateral } from '../../../attestation/appraise.ts'
 import { concat, hex, utf8 } from '../../../attestation/bytes.ts'
 import { encodePem } from '../../../attestation/certificates/pem.ts'
 import { Malformed, Refusal } from '../../../attestation/errors.ts'
 import { decodeEvidence, encodeEvidence } from '../../../attestation/evidence.ts'
 import { decodeCertificateTable, encodeCertificateTable } from '../../../attestation/snp/certificate-table.ts'
+import { encodeBundle } from '../../../attestation/standards/bundle.ts'
 import { encodeTpmQuote } from '../../../attestation/tpm/item.ts'
 import { bundle, FILE_CAP, readBundle, readCapped, recognise } from '../../../client/cli/evidence-files.ts'
 import { policyText } from '../../../client/cli/policies.ts'
@@ -98,6 +100,12 @@ test('so are items of our own, tables and lists', async t => {
   const attest = encodeAttest(quoted(values, new Uint8Array(32)))
   t.deepEqual(kindsOf(encodeTpmQuote(attest, tpmSign(key, attest), values)), ['tpm-quote'])
   t.deepEqual(kindsOf(hclReport(p)), ['hcl'])
+  const items = decodeEvidence(evidence)
+  const wrapped = recognise(encodeBundle({ items, collateral: { ...noCollateral, vek: vcek, crl }, reportData: nonce }))
+  t.deepEqual([wrapped.items, wrapped.amd, wrapped.tdx], [items, { vek: vcek, crl }, {}])
+  t.deepEqual(wrapped.reportData, nonce)
+  t.deepEqual(kindsOf(utf8('["application/vnd.attested-pod.ccel", "AA"]')), ['ccel'])
+  t.throws(() => recognise(utf8('["application/json", "AA"]')), { message: /single application\/json/ })
 })
 
 test('what is not known, too long, or there twice is refused by its name', async t => {
@@ -159,6 +167,30 @@ vectorTest('a quote that is up to date: accepted by anyone, with what was waived
   const other = await inspect([quote, ...collateral, ...at, '--nonce', 'ab'.repeat(64)])
   t.is(other.code, 10)
   t.like(other.shown['refusal'], { step: 'binding', code: 'binding' })
+})
+
+vectorTest('one file with all of it: judged at any time as of its day, refused later and without any part', async t => {
+  const quote = recognise(bytesOf('tdx/tdx-v5-gotdx-uptodate/quote.bin')).items ?? []
+  const { tdx } = bundle([
+    { path: 'quote', sizeBytes: 0, what: 'quote', items: quote },
+    { path: 'intel', sizeBytes: 0, ...recognise(bytesOf('tdx/collateral/gotdx-v5-2026.json')) },
+  ]).collateral
+  const file = (change: Partial<typeof tdx>) =>
+    written(
+      'evidence.cbor',
+      encodeBundle({ items: quote, collateral: { ...noCollateral, tdx: { ...tdx, ...change } }, reportData: null }),
+    )
+  const whole = await file({})
+  const ofItsDay = ['--at', '2026-02-28T14:49:26Z', '--policy', 'bare-metal']
+  const good = await inspect([whole, ...ofItsDay])
+  t.is(good.code, 0, good.err)
+  t.like(good.shown, { accepted: true, files: [{ what: 'evidence bundle (CMW)' }] })
+  const late = await inspect([whole, '--at', '2027-02-28', '--policy', 'bare-metal'])
+  t.is(late.code, 10)
+  t.like(late.shown['refusal'], { step: 'revocation', code: 'crl-invalid' })
+  const incomplete = await inspect([await file({ qeIdentity: null }), ...ofItsDay])
+  t.is(incomplete.code, 10)
+  t.like(incomplete.shown['refusal'], { code: 'collateral-missing' })
 })
 
 vectorTest('a platform that is behind: refused, and every part of it is told', async t => {
