@@ -6,7 +6,7 @@ import { concat, u16be, utf8 } from '../bytes.ts'
 import { Rejection } from '../errors.ts'
 import type { AeadKey, KemSecret, MacKey, Primitives } from '../primitives/primitives.ts'
 
-const KEM_XWING = 0x647a
+export const KEM_XWING = 0x647a
 const KDF_HKDF_SHA256 = 0x0001
 const AEAD_AES_256_GCM = 0x0002
 const BASE_MODE = 0x00
@@ -65,9 +65,19 @@ export class HpkeContext {
 const labeledInfo = (suite: Uint8Array, label: string, info: Uint8Array, length: number): Uint8Array =>
   concat(u16be(length), VERSION, suite, utf8(label), info)
 
+/** Identifies KEM and AEAD, with HKDF-SHA256 between them (7.1, 7.3). */
+export type Suite = Readonly<{ kem: number; aead: number }>
+/** What the key schedule gives: 32 bytes of key, the nonce of message 0, and the exporter secret. The caller wipes them. */
+export type Schedule = Readonly<{ suite: Uint8Array; key: Uint8Array; baseNonce: Uint8Array; exporter: Uint8Array }>
+
 /** The key schedule of 5.1 for any KEM's shared secret, which is wiped. */
-export function keySchedule(p: Primitives, kem: number, sharedSecret: Uint8Array, info: Uint8Array): HpkeContext {
-  const suite = concat(utf8('HPKE'), u16be(kem), u16be(KDF_HKDF_SHA256), u16be(AEAD_AES_256_GCM))
+export function scheduleKeys(
+  p: Primitives,
+  { kem, aead }: Suite,
+  sharedSecret: Uint8Array,
+  info: Uint8Array,
+): Schedule {
+  const suite = concat(utf8('HPKE'), u16be(kem), u16be(KDF_HKDF_SHA256), u16be(aead))
   const extract = (salt: Uint8Array, label: string, ikm: Uint8Array) =>
     p.hkdfExtract(salt, concat(VERSION, suite, utf8(label), ikm))
   const context = concat(
@@ -79,12 +89,17 @@ export function keySchedule(p: Primitives, kem: number, sharedSecret: Uint8Array
   const prk = p.macKey(secret)
   const expand = (label: string, length: number) =>
     p.hkdfExpand(prk, labeledInfo(suite, label, context, length), length)
-  const key = expand('key', 32)
-  const exporter = expand('exp', 32)
+  for (const wiped of [sharedSecret, secret]) wiped.fill(0)
+  return { suite, key: expand('key', 32), baseNonce: expand('base_nonce', 12), exporter: expand('exp', 32) }
+}
+
+/** The context of the session's suite, for any KEM's shared secret, which is wiped. */
+export function keySchedule(p: Primitives, kem: number, sharedSecret: Uint8Array, info: Uint8Array): HpkeContext {
+  const { suite, key, baseNonce, exporter } = scheduleKeys(p, { kem, aead: AEAD_AES_256_GCM }, sharedSecret, info)
   try {
-    return new HpkeContext(p, p.aeadKey(key), expand('base_nonce', 12), p.macKey(exporter), suite)
+    return new HpkeContext(p, p.aeadKey(key), baseNonce, p.macKey(exporter), suite)
   } finally {
-    for (const wiped of [sharedSecret, secret, key, exporter]) wiped.fill(0)
+    for (const wiped of [key, exporter]) wiped.fill(0)
   }
 }
 
