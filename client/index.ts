@@ -36,3 +36,4 @@ export { type Download, download, type UploadOptions, upload } from './data/file
 export { type Item, type Items, items, type NewItem, type Page, type PageOptions } from './data/items.ts'
 export { type Change, events, log, type PodEvent } from './data/log.ts'
 export { getMemories, type Memory, type MemoryQuery, type NewMemory, saveMemory } from './data/memories.ts'
+export { type MemoSlot, packData, type UnpackedMemo, unpackAndDecrypt } from './memo/packages.ts'

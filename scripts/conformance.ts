@@ -1,19 +1,23 @@
-// npm run conformance -- DIR: every case of DIR/manifest.json, one line a case, then the counts. Exit 1 on a failure.
+// npm run conformance -- DIR | --memo DIR | --slip39 DIR: every case of a set, one line a case, then the counts.
+// DIR/manifest.json: evidence. --memo: DIR/cases.json with keys.json or keys.json.gz. --slip39: DIR/vectors.json.
+// Exit 1 on a failure.
 import { resolve } from 'node:path'
 import { vectorsIn } from './conformance/folder.ts'
+import { memoCases } from './conformance/memo.ts'
+import { type Outcome, report } from './conformance/report.ts'
 import { run } from './conformance/run.ts'
 
+const sets: Readonly<Record<string, (dir: string) => AsyncIterable<Outcome>>> = {
+  '--memo': memoCases,
+  '': dir => run(vectorsIn(dir)),
+}
+
 // npm changes into the package's folder; INIT_CWD is where it was called.
-const [dir, ...others] = process.argv.slice(2)
-if (dir === undefined || others.length > 0) {
-  console.error('usage: npm run conformance -- DIR')
+const args = process.argv.slice(2)
+const set = sets[args.length === 2 ? (args[0] as string) : '']
+const dir = args.at(-1)
+if (set === undefined || dir === undefined || dir.startsWith('--') || args.length > 2) {
+  console.error('usage: npm run conformance -- DIR | --memo DIR | --slip39 DIR')
   process.exit(1)
 }
-const count = { passed: 0, failed: 0, skipped: 0 }
-const words = { passed: 'ok     ', failed: 'FAILED ', skipped: 'skipped' }
-for await (const { id, kind, outcome, detail } of run(vectorsIn(resolve(process.env.INIT_CWD ?? '.', dir)))) {
-  count[outcome]++
-  console.log(`${words[outcome]} ${kind} ${id}: ${detail}`)
-}
-console.log(`${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped`)
-process.exitCode = count.failed > 0 ? 1 : 0
+process.exitCode = await report(set(resolve(process.env.INIT_CWD ?? '.', dir)))

@@ -7,7 +7,7 @@
  *     signature = Sign(sender, CBOR(["pas1 sealed", SHA-256(context), SHA-256(payload)]))
  */
 import { equal } from '../../attestation/bytes.ts'
-import { Rejection } from '../../attestation/errors.ts'
+import { Malformed, Rejection } from '../../attestation/errors.ts'
 import type { KemSecret, Primitives } from '../../attestation/primitives/primitives.ts'
 import { type PublicKey, publicKey, type Sign, signatureValid } from '../../attestation/session/keys.ts'
 import {
@@ -23,7 +23,7 @@ import {
   uint,
   view,
 } from '../../attestation/wire.ts'
-import { decryptAge, encryptAge, type HybridRecipients } from './age.ts'
+import { type HybridRecipients, MAX_RECIPIENTS, openHybrid, sealHybrid } from './hybrid.ts'
 
 /** What a container is for. A container of one kind never passes for another. */
 export type ContainerKind = 'memo' | 'share' | 'box' | 'drs' | 'backup'
@@ -33,12 +33,13 @@ export type About = readonly (Uint8Array | string | number | null)[]
 const CONTEXT_CAP = 64 * 1024
 /** Of the payload that is signed as a whole; bulk data lies in objects of its own. */
 export const PAYLOAD_CAP = 64 * 1024 * 1024
+const FILE_CAP = PAYLOAD_CAP + PAYLOAD_CAP / 1024 + 2 * CONTEXT_CAP
 const SIGNATURE_BYTES = 64
 
 const context = struct([], {
   kind: text({ max: 16 }),
   about: array(atom(1024), { max: 16 }),
-  recipients: array(bytes(32), { min: 1, max: 256 }),
+  recipients: array(bytes(32), { min: 1, max: MAX_RECIPIENTS }),
   created: uint(),
 })
 export type Context = Of<typeof context>
@@ -75,7 +76,12 @@ export async function sealContainer(
   addressed: Addressed,
   payload: Uint8Array,
 ): Promise<Uint8Array> {
-  return encryptAge(p, addressed.recipients, await signContainer(p, sender, addressed, payload))
+  const plaintext = await signContainer(p, sender, addressed, payload)
+  try {
+    return await sealHybrid(p, addressed.recipients, plaintext)
+  } finally {
+    plaintext.fill(0)
+  }
 }
 
 /** What the reader knows already, and the container must say too. */
@@ -121,15 +127,19 @@ export async function readContainer(p: Primitives, bytesOf: Uint8Array): Promise
 /** The reader's own pair. */
 export type Reader = Readonly<{ publicKey: Uint8Array; secret: KemSecret }>
 
-/** age, then as {@link checkContainer}, and that this reader is one of those it was made for. Throws Refusal. */
+/** age, then as {@link checkContainer}, and that it is to those it was made for, this reader among them. Throws Refusal. */
 export async function openContainer(
   p: Primitives,
   reader: Reader,
   file: Uint8Array,
   expected: Expected,
 ): Promise<Opened> {
-  const opened = await checkContainer(p, await decryptAge(p, [reader.secret], file), expected)
+  if (file.length > FILE_CAP) throw new Malformed(`a container of more than ${FILE_CAP} bytes`, 'data')
+  const whole = await openHybrid(p, reader.secret, file)
+  if (whole === null) throw new Rejection('data', 'tampered', 'this age file is for another key')
+  const opened = await checkContainer(p, whole.plaintext, expected)
   const own = p.sha256(reader.publicKey)
-  if (opened.context.recipients.some(hash => equal(hash, own))) return opened
+  const { recipients } = opened.context
+  if (recipients.length === whole.recipients && recipients.some(hash => equal(hash, own))) return opened
   throw new Rejection('data', 'credential', 'encrypted to this reader, but not made for it')
 }

@@ -2,6 +2,9 @@
 // Neither this nor what reads it uses anything of Node: the same runner runs in a browser (`folder.ts` is Node's door).
 import { fromHex, hex, utf8Text } from '../../attestation/bytes.ts'
 import type { Primitives } from '../../attestation/primitives/primitives.ts'
+import { Mismatch } from './report.ts'
+
+export { Mismatch }
 
 export type Json = Readonly<Record<string, unknown>>
 export type FileEntry = Readonly<{ path: string; sha256?: string }>
@@ -23,9 +26,6 @@ export type Case = Readonly<{
 }>
 
 export type Manifest = Readonly<{ schema: string; cases: readonly Case[]; policies?: Json; mutations?: unknown }>
-
-/** What came out differs from what the manifest says. */
-export class Mismatch extends Error {}
 
 export function expectEqual(name: string, found: unknown, expected: unknown): void {
   const [a, b] = [JSON.stringify(found), JSON.stringify(expected)]

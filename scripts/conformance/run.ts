@@ -5,6 +5,7 @@ import { expectVerdict, type Kind } from './kind.ts'
 import { launchDigestKind, tdxMeasurement } from './launch.ts'
 import { type Case, Mismatch, type Vectors } from './manifest.ts'
 import { mutated, mutationsOf, ownMutation } from './mutations.ts'
+import { type Outcome, outcomeOf } from './report.ts'
 import { amdCertChain, snpIdBlock, snpReport } from './snp.ts'
 import { tdxQuote } from './tdx.ts'
 
@@ -23,8 +24,6 @@ export const kinds: Readonly<Record<string, Kind>> = {
 }
 /** Of other products than ours: enclaves, and remarks that hold no case. */
 const skipped = ['sgx-quote', 'launch-digest-note']
-
-export type Outcome = Readonly<{ id: string; kind: string; outcome: 'passed' | 'failed' | 'skipped'; detail: string }>
 
 /** Every verdict of one case; returns what was checked. */
 async function runCase(entry: Case, set: Vectors): Promise<string> {
@@ -56,11 +55,6 @@ export async function* run(vectors: Vectors): AsyncGenerator<Outcome> {
       yield { id, kind, outcome: 'skipped', detail: 'not a kind that the verifier speaks' }
       continue
     }
-    try {
-      yield { id, kind, outcome: 'passed', detail: await runCase(entry, vectors) }
-    } catch (error) {
-      const detail = error instanceof Mismatch ? error.message : `${(error as Error).stack}`
-      yield { id, kind, outcome: 'failed', detail }
-    }
+    yield await outcomeOf(id, kind, () => runCase(entry, vectors))
   }
 }

@@ -6,7 +6,8 @@ import { kdf } from '../../attestation/session/transcript.ts'
 import { connect, getMemories, releaseKeys, saveMemory } from '../../client/index.ts'
 import type { ReleasingOwner } from '../../client/session/owner.ts'
 import { type Manifest, unbase64, Vectors } from '../../scripts/conformance/manifest.ts'
-import { type Outcome, run } from '../../scripts/conformance/run.ts'
+import type { Outcome } from '../../scripts/conformance/report.ts'
+import { run } from '../../scripts/conformance/run.ts'
 
 /** A set of vectors: its manifest, and its files in base64 by their path. */
 export type VectorSet = Readonly<{ manifest: Manifest; files: Readonly<Record<string, string>> }>

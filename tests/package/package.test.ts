@@ -29,9 +29,10 @@ test('packs, installs elsewhere without install scripts, imports, runs, and bund
      const c = await import('attested-pod/client')
      const r = await import('attested-pod/runtime')
      const o = await import('attested-pod/client/owner')
-     console.log([a.appraise, a.nodePrimitives, c.connect, c.releaseKeys, c.saveMemory, c.getMemories, c.items, c.appraise, r.Supervisor, r.parseConfig, o.OwnerHome].map(x => typeof x).join())`,
+     const m = await import('attested-pod/client/memo')
+     console.log([m.packData, m.unpackAndDecrypt, m.saveMemory, m.getMemories, a.appraise, a.nodePrimitives, c.connect, c.releaseKeys, c.saveMemory, c.getMemories, c.items, c.appraise, r.Supervisor, r.parseConfig, o.OwnerHome].map(x => typeof x).join())`,
   )
-  t.is(run(user, process.execPath, 'all.js').trim(), Array(11).fill('function').join())
+  t.is(run(user, process.execPath, 'all.js').trim(), Array(15).fill('function').join())
   t.regex(run(user, 'npx', 'pod', '--help'), /unlock/)
   t.regex(run(user, 'npx', 'pod', 'save', '--help'), /xample/)
 

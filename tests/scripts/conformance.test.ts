@@ -6,7 +6,8 @@ import { spawnSync } from 'node:child_process'
 import test from 'ava'
 import { vectorsIn } from '../../scripts/conformance/folder.ts'
 import type { Vectors } from '../../scripts/conformance/manifest.ts'
-import { type Outcome, run } from '../../scripts/conformance/run.ts'
+import type { Outcome } from '../../scripts/conformance/report.ts'
+import { run } from '../../scripts/conformance/run.ts'
 import { vectorsDir, vectorTest } from '../support/vectors.ts'
 
 async function outcomes(vectors: Vectors): Promise<Outcome[]> {
