@@ -36,6 +36,14 @@ conformance *args:
 fuzz *args:
     npm run fuzz --silent -- {{args}}
 
+# build the pod's image into vm-image/out
+image *args:
+    npm run image --silent -- {{args}}
+
+# make the lock of the image's inputs anew, and show what changes
+relock:
+    npm run image:relock --silent
+
 # bundle the roles; --package also emits dist/
 build *args:
     npm run build --silent -- {{args}}

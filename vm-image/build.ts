@@ -1,0 +1,273 @@
+/** Makes an image from the lock, the files of this folder and the roles' bundles. */
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
+import { dirname, join } from 'node:path'
+import { zstdDecompressSync } from 'node:zlib'
+import { cpio, tar } from './archives.ts'
+import { type Bundle, type Contents, type Ingredients, initrdTree, rootTree } from './contents.ts'
+import { DISK_BYTES, diskPieces } from './disk.ts'
+import { explained, ImageError } from './errors.ts'
+import { type Lock, nodeProgram, readLock, sha256Hex } from './lock.ts'
+import { measure, type Offers, productOf } from './measurements.ts'
+import { beside, cacheFolder, type Progress, unpacked } from './packages.ts'
+import { sbom } from './sbom.ts'
+import { Kernel, Sysroot } from './sysroot.ts'
+import { runTool, toolsTree } from './tools.ts'
+import type { FileTree } from './tree.ts'
+import { unifiedKernelImage } from './uki.ts'
+
+const here = import.meta.dirname
+const SQUASHFS_BLOCK = 4096
+/** Named in `files/initrd/init` too: the salt only keeps tables of other roots from fitting. */
+const VERITY_SALT = '00000000000000000000000000000000000000000000000000000000000000a7'
+const KEPT_IMAGES = 4
+
+export const profiles = ['release', 'debug'] as const
+export type Profile = (typeof profiles)[number]
+
+export type BuildOptions = Readonly<{
+  /** The checkout. */
+  root: string
+  /** Folder of the artefacts; replaced as a whole. */
+  out: string
+  profile: Profile
+  bundles: readonly Bundle[]
+  progress: Progress
+  /** Builds even where the cache has an image of the same inputs. */
+  fresh: boolean
+}>
+
+const readJson = <T>(file: string): T => JSON.parse(readFileSync(join(here, file), 'utf8')) as T
+
+type Firmware = Readonly<{
+  file: string
+  sha256: string
+  package: Readonly<{ name: string; version: string; sha256: string }>
+}>
+
+/** The one input that lies in the checkout: its archive forgets old versions. */
+function amdsevFirmware(): Uint8Array {
+  const { file, sha256 } = readJson<Firmware>('firmware/firmware.json')
+  const firmware = new Uint8Array(zstdDecompressSync(readFileSync(join(here, 'firmware', `${file}.zst`))))
+  if (sha256Hex(firmware) !== sha256) {
+    throw new ImageError(
+      'lock',
+      `vm-image/firmware/${file}.zst is not what firmware.json names; restore both from git.`,
+    )
+  }
+  return firmware
+}
+
+/** The whole state of what an image is made from, in one hash. */
+function inputsKey({ root, profile, bundles }: BuildOptions): string {
+  const files = readdirSync(here, { recursive: true, withFileTypes: true })
+    .filter(entry => entry.isFile())
+    .map(entry => join(entry.parentPath, entry.name).slice(here.length))
+    .filter(name => !/^\/(?:out|\.cache)\b|\.md$/.test(name))
+    .toSorted()
+    .map(name => [name, sha256Hex(readFileSync(join(here, name)))])
+  const roles = bundles.map(({ role, output }) => [role, sha256Hex(output)])
+  const lock = sha256Hex(readFileSync(join(root, 'package-lock.json')))
+  return sha256Hex(JSON.stringify([profile, lock, files, roles, process.version]))
+}
+
+/** Symbols are two fifths of a percent of use and 18 MB of the image. */
+async function strippedNode(root: string, lock: Lock): Promise<string> {
+  const key = sha256Hex(`${lock.node.programSha256} ${await toolsTree()}`).slice(0, 32)
+  const file = join(cacheFolder(), `node-${key}`)
+  if (existsSync(file)) return file
+  const fresh = beside(file)
+  try {
+    await runTool('x86_64-linux-gnu-strip', ['-o', fresh, nodeProgram(root, lock)])
+    renameSync(fresh, file)
+  } finally {
+    rmSync(fresh, { force: true })
+  }
+  return file
+}
+
+function osRelease(profile: Profile, version: string): string {
+  const fields = {
+    ID: productOf(profile),
+    NAME: productOf(profile),
+    VERSION_ID: version,
+    VARIANT_ID: profile,
+    PRETTY_NAME: `${productOf(profile)} ${version}`,
+  }
+  return Object.entries(fields)
+    .map(([name, value]) => `${name}="${value}"\n`)
+    .join('')
+}
+
+type Verity = Readonly<{ rootHash: string; blocks: number }>
+
+/** Squashfs, then its hash tree in the same file; returns what the command line must say of it. */
+async function writeRoot(tree: FileTree, file: string, epoch: number): Promise<Verity> {
+  const time = String(epoch)
+  const fixed = ['-mkfs-time', time, '-root-time', time, '-root-mode', '0755', '-root-uid', '0', '-root-gid', '0']
+  const squeezed = ['-comp', 'zstd', '-Xcompression-level', '15', '-no-xattrs', '-noappend', '-quiet', '-no-progress']
+  await runTool('mksquashfs', ['-', file, '-tar', ...fixed, ...squeezed], { feed: tar(tree, epoch) })
+  const sizeBytes = statSync(file).size
+  if (sizeBytes % SQUASHFS_BLOCK !== 0) throw new Error(`mksquashfs made ${sizeBytes} bytes`)
+  const blocks = sizeBytes / SQUASHFS_BLOCK
+  const sizes = ['--data-block-size', '4096', '--hash-block-size', '4096', '--data-blocks', String(blocks)]
+  const place = ['--no-superblock', '--hash-offset', String(sizeBytes), '--hash', 'sha256', '--salt', VERITY_SALT]
+  const printed = await runTool('veritysetup', ['format', ...sizes, ...place, file, file])
+  const rootHash = /^Root hash:\s+([0-9a-f]{64})$/m.exec(printed)?.[1]
+  if (rootHash === undefined) throw new Error('veritysetup printed no root hash')
+  return { rootHash, blocks }
+}
+
+function cmdlineOf(profile: Profile, { rootHash, blocks }: Verity): string {
+  const words = readJson<Record<'all' | Profile, string[]>>('cmdline.json')
+  return [
+    ...words.all,
+    ...words[profile],
+    `pod.profile=${profile}`,
+    `pod.root=${rootHash}`,
+    `pod.blocks=${blocks}`,
+  ].join(' ')
+}
+
+async function writeInitrd(tree: FileTree, file: string, epoch: number): Promise<void> {
+  await runTool('zstd', ['-19', '--single-thread', '--no-progress', '-q', '-o', file], { feed: [cpio(tree, epoch)] })
+}
+
+/** Sparse: most of the disk is zeros. */
+function writeDisk(file: string, uki: Uint8Array, rootImage: Uint8Array): void {
+  const disk = openSync(file, 'wx')
+  try {
+    for (const { at, data } of diskPieces(uki, rootImage)) {
+      for (let written = 0; written < data.length; )
+        written += writeSync(disk, data, written, data.length - written, at + written)
+    }
+    ftruncateSync(disk, DISK_BYTES)
+  } finally {
+    closeSync(disk)
+  }
+}
+
+/** All artefacts, into an empty folder. */
+async function make(options: BuildOptions, folder: string): Promise<void> {
+  const { root, profile, bundles, progress } = options
+  const lock = readLock(root)
+  const { epoch } = lock
+  const to = (name: string) => join(folder, name)
+  const node = await strippedNode(root, lock)
+  const contents = readJson<Contents>('contents.json')
+  const packages = new Sysroot(await unpacked(lock, 'image', progress), new Map([[contents.node, node]]))
+  const kernel = new Kernel(packages)
+  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string }
+  const release = osRelease(profile, version)
+  const ingredients: Ingredients = {
+    packages,
+    kernel,
+    contents,
+    files: join(here, 'files'),
+    profile,
+    bundles,
+    osRelease: release,
+  }
+
+  const vmlinuz = packages.read(`/boot/vmlinuz-${kernel.version}`)
+  writeFileSync(to('vmlinuz'), vmlinuz)
+  progress('making the initrd')
+  const initrdFiles = await initrdTree(ingredients)
+  await writeInitrd(initrdFiles, to('initrd.zst'), epoch)
+  progress('making the root file system and its hash tree')
+  const rootFiles = await rootTree(ingredients)
+  const cmdline = cmdlineOf(profile, await writeRoot(rootFiles, to('root.squashfs'), epoch))
+  writeFileSync(to('cmdline'), cmdline)
+
+  progress('making the unified kernel image')
+  const initrd = new Uint8Array(readFileSync(to('initrd.zst')))
+  const text = new TextEncoder()
+  const uki = unifiedKernelImage(packages.read('/usr/lib/systemd/boot/efi/linuxx64.efi.stub'), [
+    { name: '.osrel', content: text.encode(release) },
+    { name: '.cmdline', content: text.encode(cmdline) },
+    { name: '.uname', content: text.encode(kernel.version) },
+    { name: '.initrd', content: initrd },
+    { name: '.linux', content: vmlinuz },
+  ])
+  writeFileSync(to('pod.efi'), uki)
+
+  progress('computing the measurements')
+  const amdsev = amdsevFirmware()
+  const ovmf = new Uint8Array(readFileSync(join(await toolsTree(), 'usr/share/ovmf/OVMF.fd')))
+  writeFileSync(to('OVMF.amdsev.fd'), amdsev)
+  writeFileSync(to('OVMF.fd'), ovmf)
+  const measured = measure(
+    { kernel: vmlinuz, initrd, cmdline, amdsev, ovmf, uki },
+    readJson<Offers>('offers.json'),
+    profile,
+  )
+  writeFileSync(to('measurements.json'), `${JSON.stringify(measured, null, 1)}\n`)
+  writeFileSync(
+    to('sbom.spdx.json'),
+    sbom({ root, lock, profile, version, bundles, firmware: readJson<Firmware>('firmware/firmware.json') }),
+  )
+}
+
+/** Puts a whole folder in the place of another; a reader sees the one or the other, or for a moment none. */
+function replaceFolder(fresh: string, folder: string): void {
+  const old = beside(folder)
+  if (existsSync(folder)) renameSync(folder, old)
+  renameSync(fresh, folder)
+  rmSync(old, { recursive: true, force: true })
+}
+
+function keep(folder: string, cached: string): void {
+  const copy = beside(cached)
+  mkdirSync(dirname(cached), { recursive: true })
+  cpSync(folder, copy, { recursive: true })
+  if (existsSync(cached)) rmSync(copy, { recursive: true })
+  else renameSync(copy, cached)
+}
+
+/** Keeps what was used last. */
+function dropOldImages(images: string): void {
+  const found = readdirSync(images).map(name => join(images, name))
+  const byAge = found.toSorted((a, b) => statSync(b).mtimeMs - statSync(a).mtimeMs)
+  for (const folder of byAge.slice(KEPT_IMAGES)) rmSync(folder, { recursive: true, force: true })
+}
+
+/** Writes the artefacts to `out`. Throws ImageError with a next step where there is one. */
+export async function buildImage(options: BuildOptions): Promise<'built' | 'cached'> {
+  const images = join(cacheFolder(), 'images')
+  const cached = join(images, inputsKey(options))
+  const fresh = beside(options.out)
+  try {
+    mkdirSync(dirname(options.out), { recursive: true })
+    const known = !options.fresh && existsSync(cached)
+    if (known) {
+      cpSync(cached, fresh, { recursive: true })
+      utimesSync(cached, new Date(), new Date())
+    } else {
+      mkdirSync(fresh)
+      await make(options, fresh)
+      if (!options.fresh) keep(fresh, cached)
+    }
+    writeDisk(join(fresh, 'disk.raw'), readFileSync(join(fresh, 'pod.efi')), readFileSync(join(fresh, 'root.squashfs')))
+    replaceFolder(fresh, options.out)
+    if (existsSync(images)) dropOldImages(images)
+    return known ? 'cached' : 'built'
+  } catch (error) {
+    throw explained(error)
+  } finally {
+    rmSync(fresh, { recursive: true, force: true })
+  }
+}
