@@ -50,11 +50,14 @@ export { webPrimitives } from './primitives/web.ts'
 export { webVerifier } from './primitives/web-verifier.ts'
 export {
   type ManifestBody,
+  type ManifestEntry,
   openReferenceValues,
+  parseEntries,
   type ReferenceValues,
   type ReleaseKeys,
   signReferenceValues,
 } from './reference-values.ts'
 export { platformPin } from './snp/rules.ts'
+export { CORIM_PROFILE, decodeCorim, encodeCorim } from './standards/corim.ts'
 export { BUNDLE_CAP, BUNDLE_TYPE, type Bundle, decodeBundle, encodeBundle } from './standards/bundle.ts'
 export * from './session/index.ts'

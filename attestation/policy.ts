@@ -4,7 +4,7 @@
  */
 import { Malformed } from './errors.ts'
 import { jsonReaders, parsePlain, type Read } from './json.ts'
-import type { ReferenceValues } from './reference-values.ts'
+import { jsonEntries, type ManifestEntry, type ReferenceValues } from './reference-values.ts'
 import { type Product, products, type Tcb, tcbParts } from './snp/tcb.ts'
 import { type AcceptableStatus, acceptableStatuses } from './tdx/tcb.ts'
 import type { PcrSelection } from './tpm/attest.ts'
@@ -17,9 +17,13 @@ export type Rule<T> = Readonly<{ require: T } | { waive: string }>
 export const endorsementKeys = ['VCEK', 'VLEK'] as const
 export type EndorsementKey = (typeof endorsementKeys)[number]
 
-/** Measurements of a signed manifest at or above a version, or a list pinned by hand. */
+/**
+ * Measurements of a signed manifest at or above a version; entries as a manifest has them, which whoever wrote the
+ * policy vouches for; or a list pinned by hand.
+ */
 export type Approved =
   | Readonly<{ manifest: ReferenceValues; manifestFloor: number }>
+  | Readonly<{ entries: readonly ManifestEntry[] }>
   | Readonly<{ exactly: readonly Uint8Array[] }>
 
 /**
@@ -256,7 +260,10 @@ const required: { [K in RuleName]: Read<Rules[K] extends Rule<infer T> ? T : nev
   guestSvn: integer(0xffffffff),
   idKey: listOf(hexOf(48), ANY),
   minimumTcb: recordOf(products, tcb),
-  measurement: fields({ exactly: listOf(hexOf(48), ANY) }),
+  measurement: (json, name) =>
+    Object.hasOwn(object(json, name), 'entries')
+      ? fields({ entries: jsonEntries })(json, name)
+      : fields({ exactly: listOf(hexOf(48), ANY) })(json, name),
   releaseLog: never,
   owner: hexOf(32),
   platform: listOf(hexOf(32), ANY),
@@ -323,8 +330,8 @@ const policy = fields({
 }) as Read<unknown> as Read<Policy>
 
 /**
- * Loads a policy file: bytes as hexadecimal text, masks as "0x...", measurements as `{ "exactly": [...] }`.
- * The text must be what JSON.stringify writes, white space aside: JSON.parse alone lets the second of two equal
+ * Loads a policy file: bytes as hexadecimal text, masks as "0x...", measurements as `{ "exactly": [...] }`
+ * or as the entries that `pod measure --json` prints. The text must be what JSON.stringify writes, white space aside: JSON.parse alone lets the second of two equal
  * keys win, and a reader of the file sees the first.
  */
 export const parsePolicy = (source: string): Policy => policy(parsePlain(source, invalid), 'policy')

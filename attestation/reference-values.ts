@@ -4,6 +4,7 @@
  */
 import { equal, hex } from './bytes.ts'
 import { Malformed, Rejection, Unsupported } from './errors.ts'
+import { jsonReaders, parsePlain, type Read } from './json.ts'
 import type { Primitives } from './primitives/primitives.ts'
 import { products } from './snp/tcb.ts'
 import { array, bytes, decode, encode, encodeAs, type Of, type Shape, struct, text, tuple, uint } from './wire.ts'
@@ -31,12 +32,18 @@ function member<const T extends string>(of: readonly T[], what: string): Shape<T
 }
 
 /** What the evidence must show besides the measurement; the first two say where the owner's launch hash stands. */
-const entryFlags = ['host-data', 'mrconfigid', 'alias-check', 'ciphertext-hiding', 'smt-off'] as const
+export const entryFlags = ['host-data', 'mrconfigid', 'alias-check', 'ciphertext-hiding', 'smt-off'] as const
+export const flag = member(entryFlags, 'flag')
+export const minTcb = array(tuple(member(products, 'product'), bytes(8)), { max: products.length })
+const platforms = ['snp', 'simulated-snp', 'tdx', 'simulated-tdx'] as const
+/** Measurements of one entry, entries of one manifest. */
+export const MEASUREMENTS_CAP = 256
+export const ENTRIES_CAP = 64
 const entry = struct([], {
-  tee: member(['snp', 'simulated-snp', 'tdx', 'simulated-tdx'], 'platform'),
-  measurements: array(bytes(48), { min: 1, max: 256 }),
-  flags: array(member(entryFlags, 'flag'), { max: entryFlags.length }),
-  minTcb: array(tuple(member(products, 'product'), bytes(8)), { max: products.length }),
+  tee: member(platforms, 'platform'),
+  measurements: array(bytes(48), { min: 1, max: MEASUREMENTS_CAP }),
+  flags: array(flag, { max: entryFlags.length }),
+  minTcb,
 })
 const publicKey = tuple(uint(), bytes({ max: 2048 }))
 const body = {
@@ -45,7 +52,7 @@ const body = {
   notBefore: uint(),
   expires: uint(),
   minVersion: uint(),
-  entries: array(entry, { min: 1, max: 64 }),
+  entries: array(entry, { min: 1, max: ENTRIES_CAP }),
   source: tuple(text({ max: 128 }), bytes({ max: 64 }), bytes({ max: 64 })),
 }
 const signedBody = struct(['pas1-rvm', 1], body)
@@ -72,6 +79,27 @@ export class ReferenceValues {
     return values.#body
   }
 }
+
+function invalid(detail: string): never {
+  throw new Malformed(`reference values: ${detail}`, 'reference-values')
+}
+const { word, listOf, hexOf, fields } = jsonReaders(invalid)
+const any = (json: unknown) => json
+const firmwareFloor: Read<Of<typeof minTcb>[number]> = (json, name) => {
+  const [product, version] = listOf(any, { min: 2, max: 2 })(json, name)
+  return [word(...products)(product, name), hexOf(8)(version, name)]
+}
+const jsonEntry = fields({
+  tee: word(...platforms),
+  measurements: listOf(hexOf(48), { min: 1, max: MEASUREMENTS_CAP }),
+  flags: listOf(word(...entryFlags), { min: 0, max: entryFlags.length }),
+  minTcb: listOf(firmwareFloor, { min: 0, max: products.length }),
+})
+/** Entries in JSON, bytes as hexadecimal text. */
+export const jsonEntries: Read<ManifestEntry[]> = listOf(jsonEntry, { min: 1, max: ENTRIES_CAP })
+/** What `pod measure --json` prints: the entries, and how each measurement came about, which is not read. */
+export const parseEntries = (source: string): ManifestEntry[] =>
+  fields({ entries: jsonEntries }, { measured: any })(parsePlain(source, invalid), 'file').entries
 
 function signingInput(p: Primitives, signed: ManifestBody): Uint8Array {
   return encode(['pas1 rvm', p.sha256(encodeAs(signedBody, signed))])

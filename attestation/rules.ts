@@ -56,21 +56,25 @@ export type Measured = Readonly<{
   checkEntry: (entry: ManifestEntry) => void
 }>
 
+/** By the entry that names this measurement for this platform, and what else that entry demands. */
+function checkEntries(entries: readonly ManifestEntry[], where: string, measured: Measured): string {
+  const { measurement, platform, checkEntry } = measured
+  const entry = entries.find(
+    ({ tee, measurements }) => tee === platform && measurements.some(known => equal(known, measurement)),
+  )
+  if (entry === undefined) return refuse('measurement', 'measurement', `${hex(measurement)} is not in ${where}`)
+  checkEntry(entry)
+  return `${hex(measurement)} is in ${where}`
+}
+
 function checkManifest(manifest: ManifestBody, floor: number, measured: Measured): string {
-  const { measurement, platform, now, checkEntry } = measured
+  const { now } = measured
   const { version, notBefore, expires, entries } = manifest
   if (version < floor)
     refuse('measurement', 'manifest-version', `manifest version ${version}, expected at least ${floor}`)
   if (now < notBefore) refuse('measurement', 'manifest-expired', `manifest ${version} is not valid yet`)
   if (now > expires) refuse('measurement', 'manifest-expired', `manifest ${version} has expired`)
-  const entry = entries.find(
-    ({ tee, measurements }) => tee === platform && measurements.some(known => equal(known, measurement)),
-  )
-  if (entry === undefined) {
-    return refuse('measurement', 'measurement', `${hex(measurement)} is not in manifest ${version}`)
-  }
-  checkEntry(entry)
-  return `${hex(measurement)} is in manifest ${version} of ${manifest.product}`
+  return checkEntries(entries, `manifest ${version} of ${manifest.product}`, measured)
 }
 
 /** Step 9. The manifest that names the measurement, where there is one. */
@@ -80,6 +84,7 @@ export function checkMeasurement(measured: Measured, policy: Policy, steps: Step
     if ('manifest' in approved) {
       return checkManifest(ReferenceValues.body(approved.manifest), approved.manifestFloor, measured)
     }
+    if ('entries' in approved) return checkEntries(approved.entries, "the policy's entries", measured)
     if (!approved.exactly.some(known => equal(known, measurement))) {
       refuse('measurement', 'measurement', `${hex(measurement)} is not approved`)
     }

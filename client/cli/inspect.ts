@@ -18,11 +18,12 @@ import { examine } from '../session/session.ts'
 import type { Context } from './context.ts'
 import { describeAttest, describeClaims, type Described, describeItem, type TcbReport, tcbReport } from './describe.ts'
 import { type Bundle, readBundle } from './evidence-files.ts'
-import { loadPolicy, preset, simulationPreset } from './policies.ts'
+import { loadEntries, loadPolicy, preset, simulationPreset } from './policies.ts'
 import { printable } from './terminal.ts'
 
 export type InspectOptions = Readonly<{
   policy?: string
+  referenceValues?: string
   collateral?: readonly string[]
   at?: string
   nonce?: string
@@ -75,6 +76,13 @@ async function owners(context: Context): Promise<Named | null> {
   const home = await findHome(context)
   if (home === null) return null
   return { name: "this owner's", policy: await ownerPolicy(context.primitives, home.launch, await home.trust()) }
+}
+
+/** The rule about what was launched, by reference values that whoever asks vouches for. */
+async function withEntries({ name, policy }: Named, path: string | undefined): Promise<Named> {
+  if (path === undefined) return { name, policy }
+  const entries = await loadEntries(path)
+  return { name: `${name} with ${path}`, policy: { ...policy, measurement: { require: { entries } } } }
 }
 
 /** The one named; else the owner's; else, for a stranger, that of the kind of machine. */
@@ -219,7 +227,8 @@ async function inspectFiles(context: Context, paths: readonly string[], options:
   const now = timeOf(options.at)
   const asked = nonceOf(options.nonce)
   const bundle = await readBundle([...paths, ...(options.collateral ?? [])])
-  const { name, policy } = await choosePolicy(context, options.policy, bundle)
+  const chosen = await choosePolicy(context, options.policy, bundle)
+  const { name, policy } = await withEntries(chosen, options.referenceValues)
   const described = describeBundle(context, bundle)
   const nonce = asked ?? ownNonce(bundle)
   const evidence = encodeEvidence([...bundle.items])

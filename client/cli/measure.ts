@@ -1,10 +1,12 @@
 /** `pod measure`: what a machine will be measured as, computed from the files that it starts. */
-import { open } from 'node:fs/promises'
-import { hex } from '../../attestation/bytes.ts'
+import { open, writeFile } from 'node:fs/promises'
+import { fromHex, hex } from '../../attestation/bytes.ts'
 import { Malformed, Unsupported } from '../../attestation/errors.ts'
 import type { SyncPrimitives } from '../../attestation/primitives/primitives.ts'
 import { type DirectBoot, launchDigest } from '../../attestation/snp/launch-digest.ts'
 import { type Hypervisor, hypervisors, modelSignature } from '../../attestation/snp/vmsa.ts'
+import { MEASUREMENTS_CAP } from '../../attestation/reference-values.ts'
+import { encodeCorim } from '../../attestation/standards/corim.ts'
 import { bootDigests, directBootRtmrs, mrTd } from '../../attestation/tdx/measure.ts'
 import { tdMeasurement } from '../../attestation/tdx/rules.ts'
 import { applicationsOf, pcr11, pcr4, pcr9 } from '../../attestation/tpm/uki.ts'
@@ -24,7 +26,13 @@ async function readImage(path: string): Promise<Uint8Array> {
   throw new Malformed(`${path}: expected a file of at most ${IMAGE_CAP} bytes`, 'data')
 }
 
-type BootOptions = Readonly<{ kernel?: string; initrd?: string; cmdline?: string }>
+type BootOptions = Readonly<{
+  kernel?: string
+  initrd?: string
+  cmdline?: string
+  /** Where to write the reference values as a CoRIM, besides what is printed. */
+  corim?: string
+}>
 
 async function readBoot({ kernel, initrd, cmdline }: BootOptions): Promise<DirectBoot | null> {
   if (kernel === undefined) {
@@ -39,10 +47,10 @@ async function readBoot({ kernel, initrd, cmdline }: BootOptions): Promise<Direc
 }
 
 /** As `attestation/reference-values.ts` has them; measurements in hexadecimal. */
-export type Entry = Readonly<{
+type Entry = Readonly<{
   tee: 'snp' | 'tdx'
   measurements: readonly string[]
-  flags: readonly string[]
+  flags: ['host-data' | 'mrconfigid']
   minTcb: []
 }>
 
@@ -122,25 +130,46 @@ export async function measureUki(p: SyncPrimitives, path: string, bank: string):
   }
 }
 
-function entryOf(tee: Entry['tee'], flag: string, measured: readonly Readonly<{ measurement: string }>[]): Entry {
+type Measured = readonly Readonly<{ measurement: string }>[]
+function entryOf(tee: Entry['tee'], flag: Entry['flags'][0], measured: Measured): Entry {
   return { tee, measurements: [...new Set(measured.map(({ measurement }) => measurement))], flags: [flag], minTcb: [] }
+}
+
+async function writeCorim(p: SyncPrimitives, { corim }: BootOptions, entry: Entry): Promise<void> {
+  if (corim === undefined) return
+  const measurements = entry.measurements.map(digits => fromHex(digits) as Uint8Array)
+  if (measurements.length > MEASUREMENTS_CAP)
+    throw new Malformed(
+      `--corim: expected at most ${MEASUREMENTS_CAP} measurements, got ${measurements.length}`,
+      'data',
+    )
+  const content = encodeCorim(p, [{ ...entry, measurements }])
+  try {
+    await writeFile(corim, content)
+  } catch (error) {
+    throw new Malformed(`--corim: ${corim} cannot be written: ${(error as NodeJS.ErrnoException).code}`, 'data')
+  }
 }
 
 export async function showSnp({ primitives, terminal }: Context, options: SnpOptions): Promise<void> {
   const measured = await measureSnp(primitives, options)
+  const entry = entryOf('snp', 'host-data', measured)
+  await writeCorim(primitives, options, entry)
   terminal.show(
-    { entries: [entryOf('snp', 'host-data', measured)], measured },
+    { entries: [entry], measured },
     measured.map(({ vcpus, vcpuType, measurement }) => `${measurement}  ${vcpus} of ${vcpuType}`),
   )
 }
 
 export async function showTdx({ primitives, terminal }: Context, options: TdxOptions): Promise<void> {
   const measured = await measureTdx(primitives, options)
+  const entry = entryOf('tdx', 'mrconfigid', measured)
+  await writeCorim(primitives, options, entry)
   const lines = measured.flatMap(({ order, ...values }) => [
     `Pages added ${order.replaceAll('-', ' ')}:`,
     ...Object.entries(values).map(([name, value]) => `  ${name.padEnd(12)} ${value}`),
   ])
-  terminal.show({ entries: [entryOf('tdx', 'mrconfigid', measured)], measured }, lines)
+  terminal.show({ entries: [entry], measured }, lines)
 }
 
 export async function showUki({ primitives, terminal }: Context, image: string, bank: string): Promise<void> {

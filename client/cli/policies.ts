@@ -6,6 +6,8 @@
 import { utf8Text } from '../../attestation/bytes.ts'
 import { Malformed } from '../../attestation/errors.ts'
 import { parsePolicy, type Policy } from '../../attestation/policy.ts'
+import { type ManifestEntry, parseEntries, REFERENCE_VALUES_CAP } from '../../attestation/reference-values.ts'
+import { decodeCorim, isCorim } from '../../attestation/standards/corim.ts'
 import aws from './policies/aws.json' with { type: 'json' }
 import azure from './policies/azure.json' with { type: 'json' }
 import bareMetal from './policies/bare-metal.json' with { type: 'json' }
@@ -36,6 +38,15 @@ export async function loadPolicy(name: string): Promise<Policy> {
   const source = utf8Text(await readCapped(name, POLICY_CAP))
   if (source === null) throw new Malformed('policy: not UTF-8', 'policy')
   return parsePolicy(source)
+}
+
+/** Reference values in a file: a CoRIM, or the JSON that `pod measure` prints. */
+export async function loadEntries(path: string): Promise<ManifestEntry[]> {
+  const bytes = await readCapped(path, REFERENCE_VALUES_CAP)
+  if (isCorim(bytes)) return decodeCorim(bytes)
+  const source = utf8Text(bytes)
+  if (source === null) throw new Malformed(`${path}: neither a CoRIM nor JSON`, 'reference-values')
+  return parseEntries(source)
 }
 
 /** The text of a preset, to start a file of one's own from; or the schema of such files. */

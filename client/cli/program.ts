@@ -30,6 +30,8 @@ function gatherWhole(text: string, before: readonly number[]): number[] {
 }
 const ONE: readonly number[] = [1]
 
+const corim = () => new Option('--corim <file>', 'write the reference values to a file as a CoRIM, too')
+
 const collection = (preset: string) => new Option('-c, --collection <name>', 'name of the collection').default(preset)
 
 function showPolicy(terminal: Terminal, name: string): void {
@@ -93,6 +95,10 @@ function build(run: Run, start: commands.StartLocalPod): Command {
       'a pod (default: the one last used); or files of one machine: bundle, report, quote, event log, ...',
     )
     .option('--policy <name>', "a policy file, or bare-metal, azure, google, aws, simulation (default: the owner's)")
+    .option(
+      '--reference-values <file>',
+      'what may have been launched: a CoRIM, or the JSON of pod measure (replaces the rule of the policy)',
+    )
     .option('--collateral <file>', "the vendor's certificates, lists, TCB info: PEM, DER, JSON (repeat it)", gather)
     .option('--at <time>', 'judge as of this time, such as 2026-01-31T12:00:00Z (default: now)')
     .option('--nonce <hex>', 'the 64 bytes of report data expected (default: its own, which proves no freshness)')
@@ -103,7 +109,7 @@ function build(run: Run, start: commands.StartLocalPod): Command {
         'pod inspect http://127.0.0.1:8080',
         'pod inspect report.bin --collateral vcek.der --collateral ask_ark.pem --collateral crl.der',
         'pod inspect quote.bin --collateral intel.json --policy bare-metal --at 2026-01-31 --json',
-        'pod inspect evidence.cbor --at 2026-01-31',
+        'pod inspect evidence.cbor --at 2026-01-31 --reference-values release.corim',
       ),
     )
     .action((targets: string[], options: InspectOptions) => run(context => inspect(context, targets, options)))
@@ -130,7 +136,14 @@ function build(run: Run, start: commands.StartLocalPod): Command {
     .option('--vcpu-type <name>', 'processor as QEMU calls it, or its CPUID signature as 0x... (repeat it)', gather)
     .option('--hypervisor <name>', 'qemu, ec2 or gce', 'qemu')
     .option('--guest-features <mask>', 'SEV_FEATURES of the guest', '0x1')
-    .addHelpText('after', example('pod measure snp --firmware OVMF.fd --vcpus 4 --vcpu-type EPYC-v4 --json'))
+    .addOption(corim())
+    .addHelpText(
+      'after',
+      example(
+        'pod measure snp --firmware OVMF.fd --vcpus 4 --vcpu-type EPYC-v4 --json',
+        'pod measure snp --firmware OVMF.fd --kernel vmlinuz --corim release.corim',
+      ),
+    )
     .action((options: Omit<SnpOptions, 'vcpuType'> & { vcpuType?: string[] }) =>
       run(context => showSnp(context, { vcpuType: ['EPYC-v4'], ...options })),
     )
@@ -141,7 +154,14 @@ function build(run: Run, start: commands.StartLocalPod): Command {
     .requiredOption('--kernel <file>', 'kernel')
     .option('--initrd <file>', 'its initial RAM disk')
     .option('--cmdline <text>', 'its command line as it arrives (QEMU appends " initrd=initrd")')
-    .addHelpText('after', example('pod measure tdx --firmware OVMF.fd --kernel vmlinuz --initrd initrd.img --json'))
+    .addOption(corim())
+    .addHelpText(
+      'after',
+      example(
+        'pod measure tdx --firmware OVMF.fd --kernel vmlinuz --initrd initrd.img --json',
+        'pod measure tdx --firmware OVMF.fd --kernel vmlinuz --corim release.corim',
+      ),
+    )
     .action((options: TdxOptions) => run(context => showTdx(context, options)))
   measure
     .command('uki')

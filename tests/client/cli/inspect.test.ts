@@ -12,11 +12,12 @@ import { Malformed, Refusal } from '../../../attestation/errors.ts'
 import { decodeEvidence, encodeEvidence } from '../../../attestation/evidence.ts'
 import { decodeCertificateTable, encodeCertificateTable } from '../../../attestation/snp/certificate-table.ts'
 import { encodeBundle } from '../../../attestation/standards/bundle.ts'
+import { encodeCorim } from '../../../attestation/standards/corim.ts'
 import { encodeTpmQuote } from '../../../attestation/tpm/item.ts'
 import { bundle, FILE_CAP, readBundle, readCapped, recognise } from '../../../client/cli/evidence-files.ts'
 import { policyText } from '../../../client/cli/policies.ts'
 import { claimsOf, hclReport } from '../../support/hcl.ts'
-import { good, nonce, NOW, p } from '../../support/silicon.ts'
+import { good, launch, nonce, NOW, p } from '../../support/silicon.ts'
 import { encodeAttest, quoted, tpmKey, tpmSign } from '../../support/tpm.ts'
 import { vectorsDir, vectorTest } from '../../support/vectors.ts'
 
@@ -243,6 +244,18 @@ test('simulated silicon by a policy file that names its root: accepted as what i
   t.is(code, 0, err)
   t.like(shown['claims'], { platform: 'simulated-snp' })
   t.regex(String(shown['about']), /for the nonce that was given/)
+
+  const corim = async (measurement: Uint8Array) =>
+    written(
+      'release.corim',
+      encodeCorim(p, [{ tee: 'simulated-snp', measurements: [measurement], flags: ['host-data'], minTcb: [] }]),
+    )
+  const listed = await inspect([...files, ...rules, '--reference-values', await corim(launch.measurement)])
+  t.is(listed.code, 0, listed.err)
+  t.regex(String(listed.shown['policy']), /with .*release\.corim$/)
+  const others = await inspect([...files, ...rules, '--reference-values', await corim(new Uint8Array(48))])
+  t.is(others.code, 10)
+  t.like(others.shown['refusal'], { step: 'measurement', code: 'measurement' })
 })
 
 test('bad options and unsupported quotes: exit 30 and 20, no stack', async t => {

@@ -9,10 +9,11 @@ import { nodePrimitives } from '../../../attestation/primitives/node.ts'
 import { bootDigests, directBootRtmrs } from '../../../attestation/tdx/measure.ts'
 import { applicationsOf, pcr11, pcr4, pcr9 } from '../../../attestation/tpm/uki.ts'
 import { measureSnp, measureTdx, measureUki, type SnpOptions } from '../../../client/cli/measure.ts'
+import { loadEntries } from '../../../client/cli/policies.ts'
 import { runPod } from '../../../client/cli/program.ts'
 import { vectorsIn } from '../../../scripts/conformance/folder.ts'
 import { u32 } from '../../support/event-log.ts'
-import { entries, firmware, peImage, tdvfMetadata } from '../../support/firmware.ts'
+import { entries, firmware, peImage, sevMetadata, tdvfMetadata } from '../../support/firmware.ts'
 import { vectorsDir, vectorTest } from '../../support/vectors.ts'
 
 const p = nodePrimitives(nodeCrypto)
@@ -67,6 +68,14 @@ vectorTest('launch digests of every case, from files', async t => {
 
 const kernel = peImage([{ name: '.text', content: new Uint8Array(512).fill(1) }])
 const plain = { offset: 0, size: 0, address: 0x810000, memory: 0x1000, attributes: 0 }
+const ovmf = firmware(
+  sevMetadata([[0x800000, 0x1000, 1]]),
+  [
+    [entries.reset, u32(0x80b004)],
+    [entries.sev, u32(0x2000)],
+  ],
+  2,
+)
 const tdvf = firmware(tdvfMetadata([plain]), [[entries.tdx, u32(0x2000)]], 2)
 
 test('a TD: the registers, and the one value of a manifest, in both orders', async t => {
@@ -96,6 +105,26 @@ test('a unified kernel image: its registers', async t => {
       pcr11: hex(pcr11(p, hash, image)),
     })
   }
+})
+
+test('--corim writes the same entries as --json prints', async t => {
+  const files = { firmware: await written(tdvf), kernel: await written(kernel) }
+  const corim = await written(new Uint8Array())
+  const options = ['--firmware', files.firmware, '--kernel', files.kernel, '--corim', corim, '--json']
+  t.is(await runPod(['measure', 'tdx', ...options]), 0)
+  const [entry, ...others] = await loadEntries(corim)
+  const measured = await measureTdx(p, files)
+  t.deepEqual(entry && { ...entry, measurements: entry.measurements.map(hex) }, {
+    tee: 'tdx',
+    measurements: [...new Set(measured.map(({ measurement }) => measurement))],
+    flags: ['mrconfigid'],
+    minTcb: [],
+  })
+  t.is(others.length, 0)
+  t.is(await runPod(['measure', 'tdx', ...options.slice(0, 4), '--corim', '/no/such/folder/x', '--json']), 30)
+  const many = Array.from({ length: 257 }, (_, i) => ['--vcpu-type', `0x${(i + 1).toString(16)}`])
+  const snp = ['--firmware', await written(ovmf), ...many.flat(), '--corim', corim, '--json']
+  t.is(await runPod(['measure', 'snp', ...snp]), 30)
 })
 
 test('what cannot be measured is refused with the option at fault', async t => {

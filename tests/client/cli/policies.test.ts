@@ -2,9 +2,12 @@ import { mkdtemp, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
-import { Malformed } from '../../../attestation/errors.ts'
-import { standardPolicy } from '../../../attestation/policy.ts'
+import { Malformed, Unsupported } from '../../../attestation/errors.ts'
+import { parsePolicy, standardPolicy } from '../../../attestation/policy.ts'
+import type { ManifestEntry } from '../../../attestation/reference-values.ts'
+import { encodeCorim } from '../../../attestation/standards/corim.ts'
 import {
+  loadEntries,
   loadPolicy,
   policyText,
   preset,
@@ -12,7 +15,7 @@ import {
   presets,
   simulationPreset,
 } from '../../../client/cli/policies.ts'
-import { manifest } from '../../support/silicon.ts'
+import { manifest, p } from '../../support/silicon.ts'
 
 type Schema = Readonly<Record<string, unknown>>
 const schema = JSON.parse(policyText('schema')) as Schema
@@ -125,4 +128,39 @@ test('a policy file: one that lacks a rule, is nested without end, or is no text
   await refused(' '.repeat(64 * 1024 + 1), /at most/)
   await t.throwsAsync(loadPolicy('/no/such/policy'), { instanceOf: Malformed, message: /no file/ })
   t.throws(() => policyText('own-machine'), { instanceOf: Malformed })
+})
+
+const entry = { tee: 'snp', measurements: ['aa'.repeat(48)], flags: ['host-data'], minTcb: [['Genoa', '00'.repeat(8)]] }
+const corimEntry = { ...entry, measurements: [new Uint8Array(48).fill(0xaa)] }
+
+test('a policy may hold the entries that pod measure prints', t => {
+  const rules = (entries: unknown) => ({ ...copy('bare-metal'), measurement: { require: { entries } } })
+  const { measurement } = parsePolicy(JSON.stringify(rules([entry])))
+  const approved = 'require' in measurement ? measurement.require : {}
+  t.like(approved, { entries: [{ tee: 'snp', measurements: corimEntry.measurements, flags: ['host-data'] }] })
+  t.true(fits(rules([entry]), schema))
+  for (const bad of [[], [{ ...entry, tee: 'sgx' }], [{ ...entry, flags: ['fips'] }], [{ ...entry, later: 1 }]]) {
+    t.throws(() => parsePolicy(JSON.stringify(rules(bad))), { instanceOf: Malformed })
+    t.false(fits(rules(bad), schema))
+  }
+})
+
+test('reference values from a file: a CoRIM, or JSON, each once', async t => {
+  const path = join(await mkdtemp(join(tmpdir(), 'pod-values-')), 'values')
+  const read = async (content: string | Uint8Array) => {
+    await writeFile(path, content)
+    return loadEntries(path)
+  }
+  const expected = [{ ...corimEntry, minTcb: [['Genoa', new Uint8Array(8)]] }] as ManifestEntry[]
+  const same = async (content: string | Uint8Array) =>
+    t.deepEqual(
+      (await read(content)).map(one => ({ ...one })),
+      expected,
+    )
+  await same(JSON.stringify({ entries: [entry], measured: [] }, null, 2))
+  await same(encodeCorim(p, expected))
+  await t.throwsAsync(read('{"entries":[],"entries":[]}'), { instanceOf: Malformed, message: /stands twice/ })
+  await t.throwsAsync(read(Uint8Array.of(0xff)), { instanceOf: Malformed, message: /neither a CoRIM nor JSON/ })
+  await t.throwsAsync(read(Uint8Array.of(0xd2, 0x84)), { instanceOf: Unsupported, message: /a signed manifest/ })
+  await t.throwsAsync(read(' '.repeat(64 * 1024 + 1)), { instanceOf: Malformed, message: /at most/ })
 })
