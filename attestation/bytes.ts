@@ -63,10 +63,21 @@ export function hex(bytes: Uint8Array): string {
 
 /** Bytes of an even-length hex text of either case, or null. */
 export function fromHex(text: string): Uint8Array | null {
-  if (text.length % 2 !== 0 || !/^[0-9a-fA-F]*$/.test(text)) return null
+  if (text.length % 2 !== 0) return null
   const bytes = new Uint8Array(text.length / 2)
-  for (let i = 0; i < bytes.length; i++) bytes[i] = Number.parseInt(text.slice(2 * i, 2 * i + 2), 16)
+  for (let i = 0; i < bytes.length; i++) {
+    const [high, low] = [digitOf(text.charCodeAt(2 * i)), digitOf(text.charCodeAt(2 * i + 1))]
+    if (high < 0 || low < 0) return null
+    bytes[i] = 16 * high + low
+  }
   return bytes
+}
+
+/** The value of a hexadecimal digit, or -1. */
+function digitOf(code: number): number {
+  if (code >= 0x30 && code <= 0x39) return code - 0x30
+  const letter = code | 0x20
+  return letter >= 0x61 && letter <= 0x66 ? letter - 0x57 : -1
 }
 
 const base32Alphabet = 'abcdefghijklmnopqrstuvwxyz234567'

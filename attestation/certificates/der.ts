@@ -75,6 +75,11 @@ export class Der {
   /** The next element, header included, and its content. */
   element(expected: number, what: string): { der: Uint8Array; content: Uint8Array } {
     const start = this.#at
+    const content = this.content(expected, what)
+    return { der: this.#bytes.subarray(start, this.#at), content }
+  }
+  content(expected: number, what: string): Uint8Array {
+    const start = this.#at
     if (this.#byte() !== expected) {
       this.#at = start
       this.#fail(`expected ${what}`)
@@ -84,10 +89,7 @@ export class Der {
     if (end > this.#bytes.length) this.#fail(`${what} is truncated`)
     const content = this.#bytes.subarray(this.#at, end)
     this.#at = end
-    return { der: this.#bytes.subarray(start, end), content }
-  }
-  content(expected: number, what: string): Uint8Array {
-    return this.element(expected, what).content
+    return content
   }
   /** Descends into a constructed element. */
   enter(expected: number, what: string): Der {
@@ -127,10 +129,12 @@ export class Der {
   }
   oid(what: string): string {
     const content = this.content(tag.oid, what)
-    if (content.length === 0 || (content.at(-1) as number) >= 0x80) this.#fail(`${what} is truncated`)
-    if (content.some((byte, i) => byte === 0x80 && (i === 0 || (content[i - 1] as number) < 0x80))) {
-      this.#fail(`${what} is not in its shortest form`)
+    let before = 0
+    for (const byte of content) {
+      if (byte === 0x80 && before < 0x80) this.#fail(`${what} is not in its shortest form`)
+      before = byte
     }
+    if (content.length === 0 || before >= 0x80) this.#fail(`${what} is truncated`)
     return hex(content)
   }
   /** A bit string of whole bytes. */

@@ -127,19 +127,38 @@ function readName(from: Der, what: string, mayBeEmpty = false): { der: Uint8Arra
   return { der, commonName: found[0] as string }
 }
 
+/** The decimal number of the digits from one place to another, or NaN. */
+function decimal(digits: Uint8Array, from: number, to: number): number {
+  let value = 0
+  for (let i = from; i < to; i++) {
+    const digit = (digits[i] as number) - 0x30
+    value = digit >= 0 && digit <= 9 ? value * 10 + digit : Number.NaN
+  }
+  return value
+}
+
+const Z = 0x5a
 /** UTCTime with seconds and Z up to 2049, GeneralizedTime likewise (RFC 5280, 4.1.2.5). */
 function readTime(from: Der, what: string): number {
   const short = from.peek() === tag.utcTime
-  const text = utf8Text(from.content(short ? tag.utcTime : tag.generalizedTime, what)) ?? ''
-  if (!(short ? /^\d{12}Z$/ : /^\d{14}Z$/).test(text)) throw new Malformed(`${what} is not a time`)
-  const digits = short ? (text < '5' ? `20${text}` : `19${text}`) : text
-  const [year, month, day, hour, minute, second] = [0, 4, 6, 8, 10, 12].map(at =>
-    Number(digits.slice(at, at === 0 ? 4 : at + 2)),
-  ) as [number, number, number, number, number, number]
-  const seconds = Date.UTC(year, month - 1, day, hour, minute, second) / 1000
-  const written = new Date(seconds * 1000).toISOString().replace(/[-:T]|\.000/g, '')
-  if (written !== digits) throw new Malformed(`${what} is not a time that exists`)
-  return seconds
+  const text = from.content(short ? tag.utcTime : tag.generalizedTime, what)
+  const yearDigits = short ? 2 : 4
+  if (text.length !== yearDigits + 11 || text.at(-1) !== Z) throw new Malformed(`${what} is not a time`)
+  const written = decimal(text, 0, yearDigits)
+  const year = short ? (written < 50 ? 2000 + written : 1900 + written) : written
+  const pair = (i: number) => decimal(text, yearDigits + 2 * i, yearDigits + 2 * i + 2)
+  const [month, day, hour, minute, second] = [pair(0), pair(1), pair(2), pair(3), pair(4)]
+  const time = new Date(Date.UTC(year, month - 1, day, hour, minute, second))
+  // What Date.UTC carries over into the next field, or puts into another century, is no such time.
+  const exists =
+    time.getUTCFullYear() === year &&
+    time.getUTCMonth() === month - 1 &&
+    time.getUTCDate() === day &&
+    time.getUTCHours() === hour &&
+    time.getUTCMinutes() === minute &&
+    time.getUTCSeconds() === second
+  if (!exists) throw new Malformed(`${what} is not a time that exists`)
+  return time.getTime() / 1000
 }
 
 function readPublicKey(from: Der): PublicKey {

@@ -39,6 +39,7 @@ const EC_SPKI: Record<Curve, Readonly<Record<number, Uint8Array>>> = {
 }
 /** X9.62's third form of a point, which OpenSSL reads and WebCrypto does not: two verdicts on one key. */
 const isHybrid = (point: Uint8Array): boolean => point[0] === 6 || point[0] === 7
+const CURVE_BYTES: Record<Curve, number> = { 'P-256': 32, 'P-384': 48 }
 const MLKEM_PUBLIC = 1184
 const MLKEM_CIPHERTEXT = 1088
 
@@ -53,6 +54,35 @@ function fromBinary(text: string): Uint8Array {
   const bytes = new Uint8Array(text.length)
   for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i)
   return bytes
+}
+
+/** Keys are imported as text, because Node takes twice as long to import the same bytes (Node 24, P-256: 24 us, 11 us). */
+const base64 = (bytes: Uint8Array): string => btoa(String.fromCharCode.apply(null, bytes as unknown as number[]))
+
+const SEQUENCE = 0x30
+const INTEGER = 0x02
+/** Writes a positive number in its shortest form at `at`; where the next thing goes. */
+function putInteger(output: Uint8Array, at: number, digits: Uint8Array): number {
+  const first = digits.findIndex((digit, i) => digit !== 0 || i === digits.length - 1)
+  const sign = (digits[first] as number) >= 0x80 ? 1 : 0
+  const length = digits.length - first + sign
+  output[at] = INTEGER
+  output[at + 1] = length
+  output.set(digits.subarray(first), at + 2 + sign)
+  return at + 2 + length
+}
+/**
+ * Ecdsa-Sig-Value (RFC 3279, 2.2.3) of r || s: Node's own reading of r || s looks up the size of the curve through an
+ * interface that OpenSSL 3 emulates, for half of the price of the signature itself. At most 104 bytes, so one of length.
+ */
+function ecdsaDer(signature: Uint8Array): Uint8Array {
+  const half = signature.length / 2
+  const output = new Uint8Array(signature.length + 8)
+  const middle = putInteger(output, 2, signature.subarray(0, half))
+  const end = putInteger(output, middle, signature.subarray(half))
+  output[0] = SEQUENCE
+  output[1] = end - 2
+  return output.subarray(0, end)
 }
 
 /** Salts and nonces are asked for by the thousand, and one call for many costs what one for a few does. */
@@ -82,8 +112,9 @@ export function nodePrimitives(crypto: NodeCrypto): SyncPrimitives {
       encoded.fill(0)
     }
   }
-  const publicKey = (prefix: Uint8Array, raw: Uint8Array): KeyObject =>
-    crypto.createPublicKey({ key: concat(prefix, raw) as Buffer, format: 'der', type: 'spki' })
+  const spkiKey = (spki: Uint8Array): KeyObject =>
+    crypto.createPublicKey(`-----BEGIN PUBLIC KEY-----\n${base64(spki)}\n-----END PUBLIC KEY-----\n`)
+  const publicKey = (prefix: Uint8Array, raw: Uint8Array): KeyObject => spkiKey(concat(prefix, raw))
   const rawPublic = (key: KeyObject, length: number): Uint8Array => {
     const half = key.type === 'private' ? crypto.createPublicKey(key) : key
     const spki = half.export({ format: 'der', type: 'spki' })
@@ -169,10 +200,9 @@ export function nodePrimitives(crypto: NodeCrypto): SyncPrimitives {
 
     ecdsaVerify(curve, hash, point, message, signature) {
       const prefix = EC_SPKI[curve][point.length]
-      if (prefix === undefined || isHybrid(point)) return false
+      if (prefix === undefined || isHybrid(point) || signature.length !== 2 * CURVE_BYTES[curve]) return false
       try {
-        const key = publicKey(prefix, point)
-        return crypto.verify(hash.replace('-', ''), message, { key, dsaEncoding: 'ieee-p1363' }, signature)
+        return crypto.verify(hash.replace('-', ''), message, publicKey(prefix, point), ecdsaDer(signature))
       } catch {
         return false
       }
@@ -181,7 +211,7 @@ export function nodePrimitives(crypto: NodeCrypto): SyncPrimitives {
       const pss = scheme.padding === 'PSS'
       const padding = pss ? crypto.constants.RSA_PKCS1_PSS_PADDING : crypto.constants.RSA_PKCS1_PADDING
       try {
-        const key = crypto.createPublicKey({ key: spki as Buffer, format: 'der', type: 'spki' })
+        const key = spkiKey(spki)
         if (key.asymmetricKeyType !== 'rsa') return false
         const use = pss ? { key, padding, saltLength: scheme.saltLength } : { key, padding }
         return crypto.verify(scheme.hash.replace('-', ''), message, use, signature)

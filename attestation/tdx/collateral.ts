@@ -52,7 +52,11 @@ const LEVELS_CAP = 64
 /** Seconds since 1970 of Intel's one form of time. */
 const time: Read<number> = (json, name) => {
   const milliseconds = typeof json === 'string' ? Date.parse(json) : Number.NaN
-  const exact = Number.isFinite(milliseconds) && new Date(milliseconds).toISOString().replace('.000', '') === json
+  const exact =
+    typeof json === 'string' &&
+    Number.isFinite(milliseconds) &&
+    new Date(milliseconds).toISOString() === `${json.slice(0, -1)}.000Z` &&
+    json.endsWith('Z')
   return exact ? milliseconds / 1000 : malformed(`${name}: expected a time like 2026-01-31T00:00:00Z`)
 }
 

@@ -244,6 +244,12 @@ const malformed: Record<string, Partial<typeof parts>> = {
   'a thirteenth month': validity(time('251301000000Z')),
   'a thirtieth of February': validity(time('250230000000Z')),
   'a time at 24 hours': validity(time('250101240000Z')),
+  'a day of no month': validity(time('250100000000Z')),
+  'a sixty-first minute': validity(time('250101006000Z')),
+  'a second before the first': validity(time('2501010000/0Z')),
+  'a letter for a digit': validity(time('25010100000:Z')),
+  'a year of the first century': validity(time('00500101000000Z', tag.generalizedTime)),
+  'a time that ends without Z': validity(time('250101000000z')),
   'a time of another type': validity(element(tag.ia5String, text('250101000000Z'))),
   'a compressed point': {
     key: element(tag.sequence, p384, element(tag.bitString, concat(Uint8Array.of(0, 2), new Uint8Array(48)))),
