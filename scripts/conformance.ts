@@ -6,9 +6,11 @@ import { vectorsIn } from './conformance/folder.ts'
 import { memoCases } from './conformance/memo.ts'
 import { type Outcome, report } from './conformance/report.ts'
 import { run } from './conformance/run.ts'
+import { slip39Cases } from './conformance/slip39.ts'
 
 const sets: Readonly<Record<string, (dir: string) => AsyncIterable<Outcome>>> = {
   '--memo': memoCases,
+  '--slip39': slip39Cases,
   '': dir => run(vectorsIn(dir)),
 }
 
