@@ -167,12 +167,18 @@ export type CollateralHint =
       productHint: Product | null
       chipIdHint: Uint8Array
       tcbHint: Uint8Array
+      reportHint: Report
+      carried: Omit<Collateral, 'tdx'>
       /** What the evidence does not carry itself. */
       missing: readonly Exclude<keyof Collateral, 'tdx'>[]
     }>
   | Readonly<{
       platform: 'tdx'
       fmspcHint: Uint8Array
+      pceIdHint: Uint8Array
+      /** The root of the quote's own chain, DER. */
+      rootHint: Uint8Array
+      carried: TdxCollateral
       /** Whose revocation list is needed. */
       authorityHint: 'platform' | 'processor'
       missing: readonly (keyof TdxCollateral)[]
@@ -360,30 +366,37 @@ export async function appraise(evidence: Uint8Array, given: Given): Promise<Appr
   }
 }
 
-function missingFrom<K extends string>(carried: Readonly<Partial<Record<K, unknown>>>, names: readonly K[]): K[] {
-  return names.filter(name => (carried[name] ?? null) === null)
-}
+const missingFrom = <K extends string>(carried: Readonly<Record<K, unknown>>): K[] =>
+  (Object.keys(carried) as K[]).filter(name => carried[name] === null)
 
 function snpHint(items: Items): CollateralHint {
   const { report, table } = decodeParts(items)
-  const vek = report.signingKey === 'VCEK' ? table.vcek : table.vlek
+  const { ask = null, ark = null, crl = null } = table
+  const vek = (report.signingKey === 'VCEK' ? table.vcek : table.vlek) ?? null
+  const carried = { vek, ask, ark, crl }
   return {
     platform: 'snp',
     endorsementKey: report.signingKey,
     productHint: report.cpuid && productOf(report.cpuid),
     chipIdHint: report.chipId,
     tcbHint: report.reportedTcb,
-    missing: missingFrom({ ...table, vek }, ['vek', 'ask', 'ark', 'crl']),
+    reportHint: report,
+    carried,
+    missing: missingFrom(carried),
   }
 }
 
 function tdxHint(items: Items): CollateralHint {
   const { chain, carried } = decodeTdxParts(items)
+  const { fmspc, pceId } = readPlatform(chain.leaf)
   return {
     platform: 'tdx',
-    fmspcHint: readPlatform(chain.leaf).fmspc,
+    fmspcHint: fmspc,
+    pceIdHint: pceId,
+    rootHint: chain.root.der,
+    carried,
     authorityHint: chain.intermediate.commonName === PLATFORM_CA_NAME ? 'platform' : 'processor',
-    missing: missingFrom(carried, Object.keys(noTdxCollateral) as (keyof TdxCollateral)[]),
+    missing: missingFrom(carried),
   }
 }
 

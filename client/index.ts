@@ -28,6 +28,15 @@ export {
   status,
 } from './session/release.ts'
 export type { HeadStore, Owner, ReleaseRoots, ReleasingOwner, Trust } from './session/owner.ts'
+export { type CollateralCache, memoryCache } from './collateral/cache.ts'
+export {
+  CollateralClient,
+  type CollateralClientOptions,
+  type Completion,
+  type Demands,
+  demandsOf,
+  type Obtained,
+} from './collateral/client.ts'
 export { type Clock, systemClock } from './session/clock.ts'
 export { PART_BYTES, SealedResponse } from './session/exchange.ts'
 export { type Changed } from './data/batch.ts'

@@ -10,7 +10,7 @@ export const amdRoots: readonly Uint8Array[] = [
   pin('1f084161a44bb6d93778a904877d4819cafa5d05ef4193b2ded9dd9c73dd3f6a'),
 ]
 
-/** Intel SGX Root CA, which signs for TDX too: Intel PCS, `IntelSGXRootCA.der`. */
+/** Intel SGX Root CA, which signs for TDX too: Intel PCS, `IntelSGXRootCA.cer`. */
 export const intelRoots: readonly Uint8Array[] = [
   pin('44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3'),
 ]

@@ -149,6 +149,17 @@ function openEnvelope(input: Uint8Array, member: 'tcbInfo' | 'enclaveIdentity'):
   return { body: object(json[member], member), signed, signature }
 }
 
+/** What a document says of itself, its signature unread: good for choosing what to fetch anew, for nothing else. */
+export function collateralAge(
+  input: Uint8Array,
+  member: 'tcbInfo' | 'enclaveIdentity',
+): Readonly<{ issueDate: number; nextUpdate: number; tcbEvaluationDataNumber: number }> {
+  const { body } = openEnvelope(input, member)
+  const name = member === 'tcbInfo' ? 'TCB info' : 'QE identity'
+  checkVersion(body, member === 'tcbInfo' ? 3 : 2, name)
+  return member === 'tcbInfo' ? readTcbInfo(body, member) : readQeIdentity(body, member)
+}
+
 const SIGNER_NAME = 'Intel SGX TCB Signing'
 
 /** The certificate that signs collateral, under the root of the quote's own chain. */
