@@ -47,7 +47,8 @@ import { type Platform, readPlatform } from './tdx/pck.ts'
 import type { TdReport } from './tdx/quote.ts'
 import type { TcbStanding } from './tdx/tcb.ts'
 import { appraiseTdx, decodeTdxParts, type Items } from './tdx/verdict.ts'
-import { checkSession, decodeVtpm, type Vtpm, type VtpmClaims, vtpmKinds, vtpmRules } from './tpm/verdict.ts'
+import { appraiseTpm } from './tpm/machine.ts'
+import { answered, checkSession, decodeVtpm, type Vtpm, type VtpmClaims, vtpmKinds, vtpmRules } from './tpm/verdict.ts'
 import { type Vouched, vouchedByHardware } from './vouching.ts'
 
 export type { StepOutcome, Waiver } from './steps.ts'
@@ -74,6 +75,8 @@ export type Given = Readonly<{
   policy: Policy
   /** The 64 bytes expected as report data. */
   nonce: Uint8Array
+  /** What a TPM was asked, where that does not follow from `nonce` (`qualifyingData`): quotes made for no session. */
+  tpmQuestion?: Uint8Array
   /** Seconds since 1970. */
   now: number
   primitives?: VerifierPrimitives
@@ -82,16 +85,18 @@ export type Given = Readonly<{
 type CommonClaims = Readonly<{
   /** The name under which an owner approves this chip or platform (PROTOCOL 2.4); null where none is named. */
   pin: Uint8Array | null
-  /** What was launched: SNP's launch digest; for TDX see `tdMeasurement`. */
-  measurement: Uint8Array
+  /** The question that was answered: the report data, or, where a TPM's quote answers instead, what it was asked. */
   reportData: Uint8Array
   /** Version of the manifest that names the measurement; null where it was pinned by hand or waived. */
   manifestVersion: number | null
   /** Which layer vouches for each part of what runs. */
   vouched: Vouched
-  /** What the vTPM behind a paravisor quotes; null where the hardware speaks of all. */
+  /** What the machine's TPM quotes; null where the hardware speaks of all. */
   vtpm: VtpmClaims | null
-  /** When the first of certificates, lists, collateral and manifest ends, in seconds: no verdict outlives it. */
+  /**
+   * When the first of certificates, lists, collateral and manifest ends, in seconds: no verdict outlives it. Infinity
+   * where there is none of them.
+   */
   validUntil: number
   /** The revocation lists that were believed; empty where the rule is waived. A client remembers the newest. */
   lists: readonly ListAge[]
@@ -101,6 +106,8 @@ type CommonClaims = Readonly<{
 export type SnpClaims = CommonClaims &
   Readonly<{
     platform: 'snp' | 'simulated-snp'
+    /** The launch digest. */
+    measurement: Uint8Array
     product: Product
     endorsementKey: EndorsementKey
     /** The provider that a VLEK names. */
@@ -120,6 +127,8 @@ export type SnpClaims = CommonClaims &
 export type TdxClaims = CommonClaims &
   Readonly<{
     platform: 'tdx' | 'simulated-tdx'
+    /** What was launched, see `tdMeasurement`. */
+    measurement: Uint8Array
     /** What the PCK certificate says of the machine. */
     processor: Platform
     /** Which part is how far behind; null where the policy waives collateral. */
@@ -130,7 +139,11 @@ export type TdxClaims = CommonClaims &
     td: TdReport
   }>
 
-export type Claims = SnpClaims | TdxClaims
+/** A machine without a hardware report: what its TPM says stands in `vtpm`, and nobody says that memory is encrypted. */
+export type TpmClaims = CommonClaims &
+  Readonly<{ platform: 'tpm'; pin: Uint8Array; measurement: null; vtpm: VtpmClaims }>
+
+export type Claims = SnpClaims | TdxClaims | TpmClaims
 
 const mint = Symbol('mint')
 /** The permission to give a pod secrets. Only {@link appraise} makes one. */
@@ -189,15 +202,16 @@ type Parts = Readonly<{ report: Report; table: CertificateTable; vtpm: Vtpm | nu
 
 function decodeParts(items: Items): Parts {
   const vtpm = decodeVtpm(items)
-  const read: readonly EvidenceKind[] = vtpm === null ? ['snp-report', 'certs'] : [...vtpmKinds, 'certs']
+  const report = vtpm?.hcl?.hardwareReport ?? items.get('snp-report')
+  const carrier: EvidenceKind = (vtpm?.hcl ?? null) === null ? 'snp-report' : 'hcl'
+  const read: readonly EvidenceKind[] = [carrier, 'certs', ...(vtpm === null ? [] : vtpmKinds(vtpm))]
   for (const kind of items.keys()) {
     if (read.includes(kind)) continue
     // What goes unread could contradict what is read.
     throw new Unsupported('format', 'unsupported-kind', `evidence of kind "${kind}" is not appraised by this version`)
   }
-  const report = vtpm?.hcl.hardwareReport ?? items.get('snp-report')
   if (report === undefined) throw new Rejection('format', 'evidence-missing', 'the evidence holds no hardware report')
-  if (vtpm?.hcl.tee === 'tdx') throw new Rejection('format', 'evidence-missing', 'the evidence holds no TDX quote')
+  if (vtpm?.hcl?.tee === 'tdx') throw new Rejection('format', 'evidence-missing', 'the evidence holds no TDX quote')
   return { report: decodeReport(report), table: decodeCertificateTable(items.get('certs') ?? new Uint8Array()), vtpm }
 }
 
@@ -276,7 +290,7 @@ async function appraiseSnp(items: Items, given: Given, p: VerifierPrimitives, st
   const { collateral, policy, nonce, now } = given
   const parts = decodeParts(items) // 1
   const { report } = parts
-  const rules = vtpmRules(policy, parts.vtpm)
+  const rules = vtpmRules(policy, parts.vtpm, true)
   steps.passed('format', `SNP report version ${report.version}, signed with a ${report.signingKey}`)
 
   const chain = certificates(parts, collateral)
@@ -310,8 +324,9 @@ async function appraiseSnp(items: Items, given: Given, p: VerifierPrimitives, st
   } as const
   const manifest = checkMeasurement(measured, policy, steps) // 9
   checkOwner('owner', hostData, policy.owner, steps) // 10
-  const behind = await checkSession(p, parts.vtpm, rules, given, steps) // 11
-  if (behind === null) checkBinding(reportData, nonce, steps)
+  const behind = parts.vtpm && rules && (await checkSession(p, parts.vtpm, rules, given, steps)) // 11
+  const paravisor = (parts.vtpm?.hcl ?? null) !== null
+  if (!paravisor) checkBinding(reportData, nonce, steps)
   const pin = endorsement.chipId && platformPin(p, endorsement.chipId)
   checkPlatform(pin, policy, steps) // 12
 
@@ -327,7 +342,7 @@ async function appraiseSnp(items: Items, given: Given, p: VerifierPrimitives, st
     launchTcb: tcbs.launch,
     measurement,
     hostData,
-    reportData,
+    reportData: paravisor ? answered(given) : reportData,
     reportId: report.reportId,
     guestSvn: report.guestSvn,
     vmpl: report.vmpl,
@@ -340,6 +355,7 @@ async function appraiseSnp(items: Items, given: Given, p: VerifierPrimitives, st
       chain.root.notAfter,
       ...revocation.ends,
       manifest?.expires,
+      behind?.validUntil,
     ),
     lists: revocation.lists,
     waivers: steps.waivers,
@@ -351,14 +367,19 @@ function kindOf(refusal: Refusal): 'rejection' | 'unsupported' | 'malformed' {
   return refusal instanceof Unsupported ? 'unsupported' : 'rejection'
 }
 
-/** Every check of EVIDENCE sections 1 or 3, in order. A refusal says which; only an acceptance holds an AppraisedPod. */
+/** By what the evidence holds; whether the policy means such a machine, each of them asks first. */
+function judgeOf(items: Items): (items: Items, given: Given, p: VerifierPrimitives, steps: Steps) => Promise<Claims> {
+  if (items.has('tdx-quote')) return appraiseTdx
+  return items.has('tpm-quote') && !items.has('snp-report') && !items.has('hcl') ? appraiseTpm : appraiseSnp
+}
+
+/** Every check of EVIDENCE sections 1, 3 or 4, in order. A refusal says which; only an acceptance holds an AppraisedPod. */
 export async function appraise(evidence: Uint8Array, given: Given): Promise<Appraisal> {
   const steps = new Steps()
   const { primitives = webVerifier() } = given
   try {
     const items: Items = new Map(decodeEvidence(evidence))
-    const judge = items.has('tdx-quote') ? appraiseTdx : appraiseSnp
-    const claims = await judge(items, given, primitives, steps)
+    const claims = await judgeOf(items)(items, given, primitives, steps)
     return { accepted: true, pod: new AppraisedPod(mint, claims), steps: steps.outcomes }
   } catch (error) {
     if (!(error instanceof Refusal)) throw error // a bug of ours, not a verdict

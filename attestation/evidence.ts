@@ -7,7 +7,17 @@ import { array, bytes, decode, encodeAs, type Shape, struct, text, tuple } from 
 
 export const EVIDENCE_CAP = 160 * 1024
 
-const kinds = ['snp-report', 'tdx-quote', 'tpm-quote', 'hcl', 'certs', 'collateral', 'tcg-log', 'ccel'] as const
+const kinds = [
+  'snp-report',
+  'tdx-quote',
+  'tpm-quote',
+  'tpm-key',
+  'hcl',
+  'certs',
+  'collateral',
+  'tcg-log',
+  'ccel',
+] as const
 export type EvidenceKind = (typeof kinds)[number]
 export type EvidenceItem = readonly [kind: EvidenceKind, bytes: Uint8Array]
 export type Evidence = readonly EvidenceItem[]

@@ -104,10 +104,23 @@ export type TdxRules = Readonly<{
   registers: Rule<Readonly<Partial<Record<Register, readonly Uint8Array[]>>>>
 }>
 /**
- * For machines behind a paravisor, where the hardware report speaks of the provider's firmware and a vTPM of the rest.
- * `measurement` is then that firmware's, and `owner` has to be waived: the provider sets no host data.
+ * Who vouches for the key that signs a TPM's quote. `paravisor`: the hardware report, which is over claims that name the
+ * key. `google`: certificates under one of these roots, by their SHA-256. `owner`: nobody but the owner, who approves
+ * the key as the platform; only for a machine without a hardware report, whose platform is another.
+ */
+export type KeyVoucher = 'paravisor' | 'owner' | Readonly<{ google: readonly Uint8Array[] }>
+
+/**
+ * For machines of which a TPM says what was booted. Behind a paravisor `measurement` is that of the provider's firmware,
+ * and `owner` has to be waived: the provider sets no host data.
  */
 export type VtpmRules = Readonly<{
+  /**
+   * A hardware report stands beside the quote. Waived, there must be none: nobody says that memory is encrypted, and
+   * every other rule that only hardware could answer has to be waived too.
+   */
+  hardware: Rule<'report'>
+  attestationKey: KeyVoucher
   /** The registers that a quote must show, in ascending order: chosen here, not by the sender. */
   selection: PcrSelection & Readonly<{ bank: 'SHA-256' | 'SHA-384' }>
   /** The boot log is there and leads to every register of the selection. */
@@ -124,7 +137,7 @@ export type VtpmRules = Readonly<{
 export type RuleKey =
   | RuleName
   | `tdx.${keyof TdxRules}`
-  | `vtpm.${Exclude<keyof VtpmRules, 'selection' | 'vouches'>}`
+  | `vtpm.${Exclude<keyof VtpmRules, 'selection' | 'attestationKey' | 'vouches'>}`
   | `vtpm.vouches.${Component}`
 
 /** Evidence signed by silicon that somebody made up. Names whose: SHA-256 of that vendor's root certificate. */
@@ -134,7 +147,7 @@ export type Policy = Rules &
   Readonly<{
     /** Null: no TDX evidence is accepted. */
     tdx: TdxRules | null
-    /** Null: none behind a paravisor is. Else every machine must be behind one. */
+    /** Null: a TPM's quote is not accepted. Else every machine must show one. */
     vtpm: VtpmRules | null
     acceptSimulatedEvidence: false | SimulatedEvidence
   }>
@@ -313,12 +326,35 @@ const ruleOf =
 const rulesOf = <R extends Readonly<Record<string, Read<unknown>>>>(reads: R) =>
   Object.fromEntries(Object.entries(reads).map(([name, read]) => [name, ruleOf(read)]))
 const tdxRules = fields(rulesOf(requiredTdx)) as Read<unknown> as Read<TdxRules>
+const keyVoucher: Read<KeyVoucher> = (json, name) =>
+  typeof json === 'string'
+    ? word('paravisor', 'owner')(json, name)
+    : fields({ google: listOf(hexOf(32), ANY) })(json, name)
 const vtpmRules = fields({
+  attestationKey: keyVoucher,
   selection: fields({ bank: word('SHA-256', 'SHA-384'), pcrs: pcrList }),
-  ...rulesOf({ eventLog: word('replays'), secureBoot: word('on'), console: word('off'), registers: pcrValues }),
+  ...rulesOf({
+    hardware: word('report'),
+    eventLog: word('replays'),
+    secureBoot: word('on'),
+    console: word('off'),
+    registers: pcrValues,
+  }),
   vouches: fields(rulesOf(Object.fromEntries(components.map(component => [component, pcrList])))),
 }) as Read<unknown> as Read<VtpmRules>
-const vtpm: Read<VtpmRules | null> = (json, name) => (json === null ? null : vtpmRules(json, name))
+
+/** What cannot be meant: a paravisor's word without its report, an owner's approval that is given to a chip instead. */
+export function contradiction({ hardware, attestationKey }: VtpmRules): string | null {
+  const alone = 'waive' in hardware
+  if (attestationKey === 'paravisor' && alone) return 'a paravisor vouches by the hardware report, which is waived'
+  if (attestationKey === 'owner' && !alone) return "beside a hardware report, the platform is the chip's, not the key's"
+  return null
+}
+const vtpm: Read<VtpmRules | null> = (json, name) => {
+  const rules = json === null ? null : vtpmRules(json, name)
+  const wrong = rules && contradiction(rules)
+  return wrong === null ? rules : invalid(`${name}: ${wrong}`)
+}
 const tdx: Read<TdxRules | null> = (json, name) => (json === null ? null : tdxRules(json, name))
 const simulated: Read<false | SimulatedEvidence> = (json, name) =>
   json === false ? false : fields({ rootSha256: listOf(hexOf(32), ANY), reason: text })(json, name)

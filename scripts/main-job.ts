@@ -247,6 +247,7 @@ async function tellMainJob(pod: LocalPod, options: Options, terminal: Terminal, 
   )
   try {
     const { claims } = session
+    if (claims.platform === 'tpm') throw new Error('a local pod runs on silicon of its own, simulated or not')
     const { product, chip } =
       'product' in claims
         ? { ...claims, chip: claims.chipId }

@@ -42,6 +42,7 @@ const evidenceKinds: Readonly<Record<EvidenceKind, Kind>> = {
   collateral: endorsement('application/vnd.attested-pod.tdx-collateral+cbor', EVIDENCE_CAP),
   hcl: evidence('application/vnd.attested-pod.azure-hcl'),
   'tpm-quote': evidence('application/vnd.attested-pod.tpm-quote+cbor'),
+  'tpm-key': endorsement('application/vnd.attested-pod.tpm-key+cbor', EVIDENCE_CAP),
   'tcg-log': evidence('application/vnd.attested-pod.tcg-event-log'),
   ccel: evidence('application/vnd.attested-pod.ccel'),
 }

@@ -15,7 +15,7 @@ import type { ManifestEntry } from '../reference-values.ts'
 import { checkAnchor, checkBinding, checkListAge, checkMeasurement, checkPlatform, earliest } from '../rules.ts'
 import type { Steps } from '../steps.ts'
 import { checkTdQuoteMatches } from '../tpm/hcl.ts'
-import { checkSession, decodeVtpm, type Vtpm, vtpmKinds, vtpmRules } from '../tpm/verdict.ts'
+import { answered, checkSession, decodeVtpm, type Vtpm, vtpmKinds, vtpmRules } from '../tpm/verdict.ts'
 import { type Vouched, vouchedByHardware } from '../vouching.ts'
 import {
   checkSigner,
@@ -62,7 +62,9 @@ export type TdxParts = Readonly<{
 
 export function decodeTdxParts(items: Items): TdxParts {
   const vtpm = decodeVtpm(items)
-  const read: readonly EvidenceKind[] = ['tdx-quote', 'collateral', ...(vtpm === null ? ['ccel' as const] : vtpmKinds)]
+  const behind: readonly EvidenceKind[] = vtpm === null ? [] : vtpmKinds(vtpm)
+  const ccel: readonly EvidenceKind[] = (vtpm?.hcl ?? null) === null ? ['ccel'] : []
+  const read: readonly EvidenceKind[] = ['tdx-quote', 'collateral', ...ccel, ...behind]
   for (const kind of items.keys()) {
     if (read.includes(kind)) continue
     // What goes unread could contradict what is read.
@@ -192,7 +194,7 @@ export async function appraiseTdx(items: Items, given: Given, p: VerifierPrimiti
   const { tdx: rules } = policy
   if (rules === null) throw new Rejection('product', 'product', 'the policy accepts no Intel TDX')
   const { quote, chain, carried, vtpm, log } = decodeTdxParts(items) // 1
-  const behindRules = vtpmRules(policy, vtpm)
+  const behindRules = vtpmRules(policy, vtpm, true)
   const { td } = quote
   const context: Context = { p, policy, rules, now, steps, part: partOf(given.collateral.tdx, carried) }
   steps.passed('format', `quote version ${quote.version} with TD report ${td.current === null ? '1.0' : '1.5'}`)
@@ -233,9 +235,10 @@ export async function appraiseTdx(items: Items, given: Given, p: VerifierPrimiti
   checkRegisters(td, rules, steps)
   if (log !== null) checkLog(p, log, td, steps)
   checkTdOwner(td, rules, steps) // 10
-  if (vtpm !== null) checkTdQuoteMatches(vtpm.hcl, td)
-  const behind = await checkSession(p, vtpm, behindRules, given, steps) // 11
-  if (behind === null) checkBinding(td.reportData, nonce, steps)
+  const hcl = vtpm?.hcl ?? null
+  if (hcl !== null) checkTdQuoteMatches(hcl, td)
+  const behind = vtpm && behindRules && (await checkSession(p, vtpm, behindRules, given, steps)) // 11
+  if (hcl === null) checkBinding(td.reportData, nonce, steps)
   const pin = platformPin(p, platform)
   checkPlatform(pin, policy, steps) // 12
 
@@ -243,7 +246,7 @@ export async function appraiseTdx(items: Items, given: Given, p: VerifierPrimiti
     platform: tee,
     pin,
     measurement,
-    reportData: td.reportData,
+    reportData: hcl === null ? td.reportData : answered(given),
     processor: platform,
     tcb: standing,
     tcbEvaluationDataNumber:
@@ -262,6 +265,7 @@ export async function appraiseTdx(items: Items, given: Given, p: VerifierPrimiti
       published?.identity.nextUpdate,
       ...revocation.ends,
       manifest?.expires,
+      behind?.validUntil,
     ),
     lists: revocation.lists,
     waivers: steps.waivers,

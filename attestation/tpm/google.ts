@@ -124,7 +124,7 @@ export async function checkGoogleKey(
   chain: readonly Uint8Array[],
   tpmPublic: Uint8Array,
   { roots, now }: Readonly<{ roots: readonly Uint8Array[]; now: number }>,
-): Promise<Readonly<{ key: AttestationKey; instance: GoogleInstance }>> {
+): Promise<Readonly<{ key: AttestationKey; instance: GoogleInstance; validUntil: number }>> {
   if (chain.length < PATH.min || chain.length > PATH.max) refuse(`a chain of ${chain.length}`)
   const [leaf, ...above] = chain as [Uint8Array, ...Uint8Array[]]
   const { certificate, key, instance } = readGoogleCertificate(leaf)
@@ -133,5 +133,5 @@ export async function checkGoogleKey(
   await checkPath(p, [certificate, ...authorities], now, [alternativeNameOid])
   const quoting = decodePublic(tpmPublic)
   if (quoting.kind !== key.kind || !equal(bytesOf(quoting), bytesOf(key))) refuse('of another key than the TPM has')
-  return { key, instance }
+  return { key, instance, validUntil: Math.min(...[certificate, ...authorities].map(({ notAfter }) => notAfter)) }
 }

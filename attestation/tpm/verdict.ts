@@ -1,6 +1,6 @@
 /**
- * The layer behind a paravisor: a vTPM whose key the hardware report endorses, a quote for this very session, and a log
- * of what was booted. It stands in for step 11 and adds to steps 7 and 9 of the list in `attestation/README.md`.
+ * What a TPM says of a boot: a key that somebody vouches for, a quote for this very session, and a log of what was
+ * booted. Behind a paravisor it stands in for step 11; it adds to steps 7 and 9 of the list in `attestation/README.md`.
  */
 import type { Given } from '../appraise.ts'
 import { equal, hex } from '../bytes.ts'
@@ -10,40 +10,64 @@ import { bootFacts, secureBoot } from '../event-log/facts.ts'
 import { decodeEventLog, type EventLog } from '../event-log/log.ts'
 import { checkReplay, extender, replayPcrs } from '../event-log/replay.ts'
 import type { EvidenceKind } from '../evidence.ts'
-import type { Policy, VtpmRules } from '../policy.ts'
+import { contradiction, type Policy, type VtpmRules } from '../policy.ts'
 import type { VerifierPrimitives } from '../primitives/primitives.ts'
 import type { Steps } from '../steps.ts'
 import { type Component, components, type Vouched, voucherOf } from '../vouching.ts'
 import { encode } from '../wire.ts'
+import { checkGoogleKey, type GoogleInstance } from './google.ts'
 import { checkHclClaims, decodeHcl, type HclClaims, type HclReport } from './hcl.ts'
 import { decodeTpmQuote, type TpmQuote } from './item.ts'
+import { decodeTpmKey, type TpmKey } from './key.ts'
+import type { AttestationKey } from './public.ts'
 import { checkQuote, type Pcrs, type QuotedPcrs } from './quote.ts'
 
-/** Read before anything is verified. */
-export type Vtpm = Readonly<{ hcl: HclReport; quote: TpmQuote; log: EventLog | null }>
+/** Read before anything is verified. Exactly one of `hcl` and `key` is there: it names the key of the quote. */
+export type Vtpm = Readonly<{ hcl: HclReport | null; key: TpmKey | null; quote: TpmQuote; log: EventLog | null }>
 /** The kinds of evidence that make up this layer. */
-export const vtpmKinds: readonly EvidenceKind[] = ['hcl', 'tpm-quote', 'tcg-log']
+export const vtpmKinds = ({ hcl }: Vtpm): readonly EvidenceKind[] => [
+  hcl === null ? 'tpm-key' : 'hcl',
+  'tpm-quote',
+  'tcg-log',
+]
 
-/** Null for evidence of hardware alone. The three kinds come together, or not at all. */
+/** Null for evidence of hardware alone. The kinds come together, or not at all. */
 export function decodeVtpm(items: ReadonlyMap<EvidenceKind, Uint8Array>): Vtpm | null {
-  const [hcl, quote, log] = [items.get('hcl'), items.get('tpm-quote'), items.get('tcg-log')]
-  if (hcl === undefined) {
+  const [hcl, key, quote, log] = (['hcl', 'tpm-key', 'tpm-quote', 'tcg-log'] as const).map(kind => items.get(kind))
+  if (hcl === undefined && key === undefined) {
     if (quote === undefined && log === undefined) return null
-    throw new Rejection('format', 'evidence-missing', 'nothing in the evidence vouches for the key of the TPM quote')
+    throw new Rejection('format', 'evidence-missing', 'nothing in the evidence names the key of the TPM quote')
   }
   // The paravisor's report is as old as the boot: without a quote it could be anybody's recording.
   if (quote === undefined) throw new Rejection('format', 'evidence-missing', 'the evidence holds no TPM quote')
-  return { hcl: decodeHcl(hcl), quote: decodeTpmQuote(quote), log: log === undefined ? null : decodeEventLog(log) }
+  return {
+    hcl: hcl === undefined ? null : decodeHcl(hcl),
+    key: key === undefined ? null : decodeTpmKey(key),
+    quote: decodeTpmQuote(quote),
+    log: log === undefined ? null : decodeEventLog(log),
+  }
 }
 
-/** Whether the policy and the evidence mean the same kind of machine. One must not pass for the other. */
-export function vtpmRules(policy: Policy, vtpm: Vtpm | null): VtpmRules | null {
+/**
+ * Whether the policy and the evidence mean the same kind of machine. One must not pass for the other.
+ * @param hardware whether a hardware report stands beside the quote
+ */
+export function vtpmRules(policy: Policy, vtpm: Vtpm | null, hardware: boolean): VtpmRules | null {
   const { vtpm: rules } = policy
-  if (rules === null && vtpm !== null) {
-    throw new Rejection('product', 'product', 'the policy accepts no machine behind a paravisor')
+  const refuse = (detail: string) => new Rejection('product', 'product', detail)
+  if (rules === null) {
+    if (vtpm === null) return null
+    throw refuse('the policy accepts no machine that a TPM speaks for')
   }
-  if (rules !== null && vtpm === null) {
-    throw new Rejection('format', 'evidence-missing', 'the policy demands the quote of a vTPM')
+  const wrong = contradiction(rules)
+  if (wrong !== null) throw refuse(`the policy contradicts itself: ${wrong}`)
+  if ('waive' in rules.hardware && hardware) throw refuse('the policy is for a machine without a hardware report')
+  if ('require' in rules.hardware && !hardware) {
+    throw new Rejection('format', 'evidence-missing', 'the evidence holds no hardware report')
+  }
+  if (vtpm === null) throw new Rejection('format', 'evidence-missing', 'the policy demands the quote of a TPM')
+  if ((rules.attestationKey === 'paravisor') !== (vtpm.hcl !== null)) {
+    throw refuse(vtpm.hcl === null ? 'no paravisor vouches for the key' : 'the policy accepts no paravisor')
   }
   return rules
 }
@@ -55,8 +79,11 @@ export type VtpmClaims = Readonly<{
   resetCount: number
   restartCount: number
   clock: bigint
-  vmUniqueId: string
+  /** What the paravisor says; null where there is none. */
+  vmUniqueId: string | null
   userData: Uint8Array | null
+  /** What Google's certificate says of the machine; null where another vouches for the key. */
+  instance: GoogleInstance | null
   /** What the log says, where the policy has it replayed; null else. */
   facts: readonly Fact[] | null
 }>
@@ -65,13 +92,49 @@ export type VtpmClaims = Readonly<{
 export const qualifyingData = (p: VerifierPrimitives, reportData: Uint8Array): Uint8Array =>
   p.sha256(encode(['pas1 tpm', reportData]))
 
-type Quoting = Readonly<{ vtpm: Vtpm; claims: HclClaims; quoted: QuotedPcrs; rules: VtpmRules }>
+type Question = Pick<Given, 'nonce' | 'tpmQuestion'>
+/** What a quote that passed was made for: never the nonce of a session, where another question was asked. */
+export const answered = ({ nonce, tpmQuestion = nonce }: Question): Uint8Array => tpmQuestion
 
-/** Step 11: the hardware endorses the key, and the key answers the question. No rule waives either. */
-async function checkFresh(p: VerifierPrimitives, vtpm: Vtpm, rules: VtpmRules, nonce: Uint8Array): Promise<Quoting> {
-  const claims = checkHclClaims(p, vtpm.hcl)
-  const asked = { key: claims.attestationKey, nonce: qualifyingData(p, nonce), selection: rules.selection }
-  return { vtpm, claims, rules, quoted: await checkQuote(p, vtpm.quote, asked) }
+/** The key of the quote, and what those who vouch for it say besides. */
+type Vouching = Readonly<{
+  key: AttestationKey
+  paravisor: HclClaims | null
+  instance: GoogleInstance | null
+  /** When its certificates end. */
+  validUntil: number | null
+  detail: string
+}>
+
+async function checkKey(p: VerifierPrimitives, { hcl, key }: Vtpm, rules: VtpmRules, now: number): Promise<Vouching> {
+  if (hcl !== null) {
+    const paravisor = checkHclClaims(p, hcl)
+    const detail = "the hardware vouches for the vTPM's key, which quotes for this session"
+    return { key: paravisor.attestationKey, paravisor, instance: null, validUntil: null, detail }
+  }
+  const { key: named, public: tpmPublic, chain } = key as TpmKey
+  if (typeof rules.attestationKey === 'string') {
+    const detail = "the TPM's key quotes for this session; the owner vouches for it, by approving the platform"
+    return { key: named, paravisor: null, instance: null, validUntil: null, detail }
+  }
+  const roots = rules.attestationKey.google
+  const { instance, validUntil } = await checkGoogleKey(p, chain, tpmPublic, { roots, now })
+  const detail = `Google vouches for the vTPM's key, which quotes for this session (its lists of revocations are not read)`
+  return { key: named, paravisor: null, instance, validUntil, detail }
+}
+
+type Quoting = Readonly<{ vtpm: Vtpm; vouching: Vouching; quoted: QuotedPcrs; rules: VtpmRules }>
+
+/** Step 11: somebody vouches for the key, and the key answers the question. No rule waives either. */
+async function checkFresh(
+  p: VerifierPrimitives,
+  vtpm: Vtpm,
+  rules: VtpmRules,
+  { nonce, now, tpmQuestion = qualifyingData(p, nonce) }: Question & Pick<Given, 'now'>,
+): Promise<Quoting> {
+  const vouching = await checkKey(p, vtpm, rules, now)
+  const asked = { key: vouching.key, nonce: tpmQuestion, selection: rules.selection }
+  return { vtpm, vouching, rules, quoted: await checkQuote(p, vtpm.quote, asked) }
 }
 
 /** Step 9. A log that need not be there is not read: its absence would then cost a liar nothing. */
@@ -87,16 +150,18 @@ function checkLog(p: VerifierPrimitives, { vtpm, quoted, rules }: Quoting, steps
   return facts
 }
 
-/** Step 7. The paravisor's word; where the boot log was replayed, firmware's own as well. */
-function checkConfiguration({ claims, rules }: Quoting, facts: readonly Fact[] | null, steps: Steps): void {
+/** Step 7. The paravisor's word, where there is one; where the boot log was replayed, firmware's own as well. */
+function checkConfiguration({ vouching, rules }: Quoting, facts: readonly Fact[] | null, steps: Steps): void {
+  const refuse = (detail: string) => new Rejection('flags', 'platform-info', detail)
+  const { paravisor } = vouching
   steps.rule('flags', 'vtpm.secureBoot', rules.secureBoot, () => {
-    if (!claims.secureBoot || (facts !== null && !secureBoot(facts))) {
-      throw new Rejection('flags', 'platform-info', 'Secure Boot is off')
-    }
+    if (paravisor === null && facts === null) throw refuse('without a boot log nobody says whether Secure Boot is on')
+    if (paravisor?.secureBoot === false || (facts !== null && !secureBoot(facts))) throw refuse('Secure Boot is off')
     return 'Secure Boot is on'
   })
   steps.rule('flags', 'vtpm.console', rules.console, () => {
-    if (claims.consoleEnabled) throw new Rejection('flags', 'platform-info', 'the provider may open a console')
+    if (paravisor === null) throw refuse('nobody says whether there is a console')
+    if (paravisor.consoleEnabled) throw refuse('the provider may open a console')
     return 'the machine has no console'
   })
 }
@@ -133,29 +198,27 @@ function checkVouchers({ rules }: Quoting, approved: ReadonlySet<number>, steps:
 }
 
 /** What the hardware has no word for. */
-export type Behind = Readonly<{ vtpm: VtpmClaims; vouched: Vouched }>
+export type Behind = Readonly<{ vtpm: VtpmClaims; vouched: Vouched; validUntil: number | null }>
 
-/**
- * For a machine behind a paravisor, after the hardware report of `vtpm.hcl` was found genuine; null for any other, which
- * is left to answer for itself.
- */
+/** Steps 7, 9 and 11, after the hardware report, where there is one, was found genuine. */
 export async function checkSession(
   p: VerifierPrimitives,
-  vtpm: Vtpm | null,
-  rules: VtpmRules | null,
-  { nonce }: Pick<Given, 'nonce'>,
+  vtpm: Vtpm,
+  rules: VtpmRules,
+  given: Question & Pick<Given, 'now'>,
   steps: Steps,
-): Promise<Behind | null> {
-  if (vtpm === null || rules === null) return null
-  const quoting = await checkFresh(p, vtpm, rules, nonce)
-  const { quoted, claims } = quoting
-  steps.passed('binding', "the hardware vouches for the vTPM's key, which quotes for this session")
+): Promise<Behind> {
+  const quoting = await checkFresh(p, vtpm, rules, given)
+  const { quoted, vouching } = quoting
+  steps.passed('binding', vouching.detail)
   const facts = checkLog(p, quoting, steps)
   checkConfiguration(quoting, facts, steps)
   const approved = checkRegisters(quoting, steps)
   const vouched = checkVouchers(quoting, approved, steps)
   const { bank, pcrs, attest } = quoted
   const { resetCount, restartCount, clock } = attest
-  const { vmUniqueId, userData } = claims
-  return { vtpm: { bank, pcrs, resetCount, restartCount, clock, vmUniqueId, userData, facts }, vouched }
+  const { paravisor, instance, validUntil } = vouching
+  const { vmUniqueId = null, userData = null } = paravisor ?? {}
+  const vtpmClaims = { bank, pcrs, resetCount, restartCount, clock, vmUniqueId, userData, instance, facts }
+  return { vtpm: vtpmClaims, vouched, validUntil }
 }

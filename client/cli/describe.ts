@@ -13,8 +13,10 @@ import { platformText } from '../../attestation/tdx/pck.ts'
 import { decodeQuote } from '../../attestation/tdx/quote.ts'
 import type { Lag, TcbStanding } from '../../attestation/tdx/tcb.ts'
 import { type Attest, decodeAttest } from '../../attestation/tpm/attest.ts'
+import type { GoogleInstance } from '../../attestation/tpm/google.ts'
 import { checkHclClaims, decodeHcl } from '../../attestation/tpm/hcl.ts'
 import { decodeTpmQuote } from '../../attestation/tpm/item.ts'
+import { decodeTpmKey, platformPin } from '../../attestation/tpm/key.ts'
 
 export type Described = Record<string, string | number | boolean | null>
 
@@ -65,6 +67,15 @@ function describeTpmQuote(bytes: Uint8Array): Described {
   return { ...describeAttest(attest), ...Object.fromEntries(values) }
 }
 
+function describeTpmKey(p: SyncPrimitives, bytes: Uint8Array): Described {
+  const { key, public: tpmPublic, chain } = decodeTpmKey(bytes)
+  return {
+    kind: key.kind === 'rsa' ? `RSA-${8 * key.modulusBytes}` : key.kind,
+    pin: hex(platformPin(p, tpmPublic)),
+    certificates: chain.length,
+  }
+}
+
 function describeHcl(p: SyncPrimitives, bytes: Uint8Array): Described {
   const hcl = decodeHcl(bytes)
   const { secureBoot, consoleEnabled, vmUniqueId, userData } = checkHclClaims(p, hcl)
@@ -95,6 +106,8 @@ export function describeItem(p: SyncPrimitives, kind: EvidenceKind, bytes: Uint8
       return describeQuote(bytes)
     case 'tpm-quote':
       return describeTpmQuote(bytes)
+    case 'tpm-key':
+      return describeTpmKey(p, bytes)
     case 'hcl':
       return describeHcl(p, bytes)
     case 'tcg-log':
@@ -107,9 +120,20 @@ export function describeItem(p: SyncPrimitives, kind: EvidenceKind, bytes: Uint8
   }
 }
 
+const describeInstance = (instance: GoogleInstance | null): Described =>
+  instance === null
+    ? {}
+    : {
+        project: instance.projectId,
+        zone: instance.zone,
+        instance: instance.instanceName,
+        instanceId: String(instance.instanceId),
+      }
+
 /** What names the machine, and how old it is. */
 function describeMachine(claims: Claims): Described {
   if ('processor' in claims) return { product: platformText(claims.processor), tcb: claims.tcb?.status ?? null }
+  if (claims.platform === 'tpm') return { product: 'TPM 2.0', ...describeInstance(claims.vtpm.instance) }
   const chip = claims.chipId && hex(claims.chipId)
   return { product: claims.product, tcb: tcbText(claims.product, claims.tcb), chip }
 }
@@ -118,7 +142,7 @@ export function describeClaims(claims: Claims): Described {
   return {
     platform: claims.platform,
     ...describeMachine(claims),
-    measurement: hex(claims.measurement),
+    measurement: claims.measurement && hex(claims.measurement),
     pin: claims.pin && hex(claims.pin),
     manifest: claims.manifestVersion,
   }
@@ -161,9 +185,10 @@ function intelReport({ status, advisories, tcbDate, platform, module, quotingEnc
   }
 }
 
-/** Null where the policy waives the collateral that would say so. */
+/** Null where the policy waives the collateral that would say so, and where there is none of its kind. */
 export function tcbReport(claims: Claims): TcbReport | null {
   if ('processor' in claims) return claims.tcb && intelReport(claims.tcb)
+  if (claims.platform === 'tpm') return null
   const { product, tcb } = claims
   const floor = tcbFloors[product]
   const behind = partsBelow(tcb, floor).map(part => ({

@@ -15,7 +15,9 @@ import { u16le, u32le } from '../../attestation/layout.ts'
 import { BUNDLE_TYPE, decodeBundle } from '../../attestation/standards/bundle.ts'
 import { decodeCertificateTable } from '../../attestation/snp/certificate-table.ts'
 import { REPORT_SIZE } from '../../attestation/snp/report.ts'
+import type { Primitives } from '../../attestation/primitives/primitives.ts'
 import type { TdxCollateral } from '../../attestation/tdx/collateral.ts'
+import { isPcrValues, isPublic, isSignature, pcrValues, tpmItems, type TpmParts, tpmtPublic } from './tpm-files.ts'
 
 export const FILE_CAP = 1024 * 1024
 
@@ -25,8 +27,8 @@ export type Content = Readonly<{
   items?: Evidence
   amd?: Partial<Omit<Collateral, 'tdx'>>
   tdx?: Partial<TdxCollateral>
-  /** A bare TPMS_ATTEST: without its signature it is told, not judged. */
-  attest?: Uint8Array
+  /** A part of a TPM's quote; without its signature a TPMS_ATTEST is told, not judged. */
+  tpm?: TpmParts
   /** What the evidence was asked for, as the file says. */
   reportData?: Uint8Array
 }>
@@ -62,6 +64,7 @@ const magic = {
   attest: Uint8Array.of(0xff, 0x54, 0x43, 0x47),
   evidence: Uint8Array.of(0x83, 0x67, ...utf8('pas1-ev')),
   tpmQuote: Uint8Array.of(0x85, 0x68, ...utf8('pas1-tpm')),
+  tpmKey: Uint8Array.of(0x84, 0x6c, ...utf8('pas1-tpm-key')),
   tdxCollateral: Uint8Array.of(0x88, 0x73, ...utf8('pas1-tdx-collateral')),
   pem: utf8('-----BEGIN '),
   tcbInfo: utf8('{"tcbInfo":'),
@@ -255,9 +258,10 @@ const DER_SEQUENCE = 0x30
 /** The first that fits: what has a magic number before what has only a shape. */
 const known: readonly Recognised[] = [
   [begins(magic.hcl), item('hcl', "Azure's paravisor report (HCL)")],
-  [begins(magic.attest), bytes => ({ what: 'TPM quote without its signature (TPMS_ATTEST)', attest: bytes })],
+  [begins(magic.attest), bytes => ({ what: 'statement of a TPM (TPMS_ATTEST)', tpm: { attest: bytes } })],
   [begins(magic.evidence), bytes => ({ what: 'evidence of a pod', items: decodeEvidence(bytes) })],
   [begins(magic.tpmQuote), item('tpm-quote', 'TPM quote')],
+  [begins(magic.tpmKey), item('tpm-key', 'attestation key of a TPM')],
   [begins(magic.tdxCollateral), item('collateral', 'collateral of Intel')],
   [begins(magic.pem), pem],
   [begins(magic.tcbInfo), bytes => ({ what: 'TCB info of Intel', tdx: { tcbInfo: bytes } })],
@@ -267,6 +271,9 @@ const known: readonly Recognised[] = [
   [bytes => bytes[0] === DER_SEQUENCE && (bytes[1] as number) >= 0x80, der],
   [isReport, item('snp-report', 'SNP report')],
   [isQuote, item('tdx-quote', 'TDX quote')],
+  [isSignature, bytes => ({ what: 'signature of a TPM (TPMT_SIGNATURE)', tpm: { signature: bytes } })],
+  [isPublic, bytes => ({ what: 'public key of a TPM', tpm: { public: tpmtPublic(bytes) } })],
+  [isPcrValues, bytes => ({ what: 'register values (tpm2-tools)', tpm: { values: pcrValues(bytes) } })],
   [isCertificateTable, item('certs', 'certificate table of an extended SNP report')],
   [isEventLog, eventLog],
 ]
@@ -290,14 +297,17 @@ export type Bundle = Readonly<{
 }>
 
 /** Files of one machine. Two of a kind would leave open which one is meant. */
-export function bundle(files: readonly NamedContent[]): Bundle {
+export function bundle(p: Primitives, files: readonly NamedContent[]): Bundle {
   const items = new Map<EvidenceKind, Uint8Array>()
   let { tdx, ...amd } = noCollateral
-  for (const file of files) {
-    for (const [kind, bytes] of file.items ?? []) {
-      if (items.has(kind)) throw new Malformed(`${file.path}: the second ${kind}`, 'data')
+  const take = (path: string, held: Evidence) => {
+    for (const [kind, bytes] of held) {
+      if (items.has(kind)) throw new Malformed(`${path}: the second ${kind}`, 'data')
       items.set(kind, bytes)
     }
+  }
+  for (const file of files) {
+    take(file.path, file.items ?? [])
     for (const name of Object.keys(file.amd ?? {}) as (keyof typeof amd)[]) {
       if (amd[name] !== null) throw new Malformed(`${file.path}: the second ${name}`, 'data')
     }
@@ -307,14 +317,16 @@ export function bundle(files: readonly NamedContent[]): Bundle {
     amd = { ...amd, ...file.amd }
     tdx = { ...tdx, ...file.tdx }
   }
-  const attests = files.flatMap(({ attest }) => attest ?? [])
+  const parts = files.flatMap(({ tpm }) => tpm ?? [])
+  take("a TPM's files", tpmItems(p, parts, items.get('tcg-log') ?? null))
+  const attests = items.has('tpm-quote') ? [] : parts.flatMap(({ attest }) => attest ?? [])
   if (items.size + attests.length === 0) throw new Malformed('these files hold no evidence, only collateral', 'data')
   // A second one needs no check of its own: the evidence beside it is a second one too.
   const reportData = files.find(file => file.reportData !== undefined)?.reportData ?? null
   return { files, items, collateral: { ...amd, tdx }, attests, reportData }
 }
 
-export async function readBundle(paths: readonly string[]): Promise<Bundle> {
+export async function readBundle(p: Primitives, paths: readonly string[]): Promise<Bundle> {
   const files: NamedContent[] = []
   for (const path of paths) {
     const bytes = await readCapped(path)
@@ -324,5 +336,5 @@ export async function readBundle(paths: readonly string[]): Promise<Bundle> {
       throw error instanceof Malformed ? new Malformed(`${path}: ${error.reason.detail}`, 'data') : error
     }
   }
-  return bundle(files)
+  return bundle(p, files)
 }

@@ -12,6 +12,8 @@ import { decodeEvidence, encodeEvidence } from '../../attestation/evidence.ts'
 import type { Policy } from '../../attestation/policy.ts'
 import { decodeReport } from '../../attestation/snp/report.ts'
 import { decodeQuote } from '../../attestation/tdx/quote.ts'
+import { decodeAttest } from '../../attestation/tpm/attest.ts'
+import { decodeTpmQuote } from '../../attestation/tpm/item.ts'
 import { OwnerHome } from '../owner/home.ts'
 import { ownerPolicy, refusalOf } from '../session/policy.ts'
 import { examine } from '../session/session.ts'
@@ -92,7 +94,8 @@ async function choosePolicy(context: Context, wanted: string | undefined, { item
     return { name: wanted, policy: simulationPreset(roots) }
   }
   if (wanted !== undefined) return { name: wanted, policy: await loadPolicy(wanted) }
-  const name = items.has('hcl') ? 'azure' : 'bare-metal'
+  const hardware = items.has('snp-report') || items.has('tdx-quote')
+  const name = items.has('hcl') ? 'azure' : items.has('tpm-quote') && !hardware ? 'own-machine' : 'bare-metal'
   return (await owners(context)) ?? { name, policy: preset(name) }
 }
 
@@ -123,6 +126,14 @@ function ownNonce({ items, reportData }: Bundle): Uint8Array {
   return report === undefined ? new Uint8Array(64) : decodeReport(report).reportData
 }
 
+/** What a TPM was asked, likewise; its answer holds a hash of the session's question, from which nobody can tell it. */
+function ownQuestion({ items, reportData }: Bundle): Pick<Given, 'tpmQuestion'> {
+  const quote = items.get('tpm-quote')
+  return quote === undefined || reportData !== null
+    ? {}
+    : { tpmQuestion: decodeAttest(decodeTpmQuote(quote).attest).extraData }
+}
+
 const NOT_ASKED = 'not asked: only what the evidence proves of itself is shown'
 type Written = Record<string, unknown>
 /** The same rules, each waived. */
@@ -139,7 +150,7 @@ function lesserPolicies(policy: Policy): readonly Readonly<{ policy: Policy; wit
   const nothing = {
     ...waived(policy),
     tdx: tdx && waived(tdx),
-    vtpm: vtpm && { ...waived(vtpm), vouches: waived(vtpm.vouches) },
+    vtpm: vtpm && { ...waived(vtpm), hardware: vtpm.hardware, vouches: waived(vtpm.vouches) },
   } as Written as Policy
   const anyCollateral = { collateral: { require: { minimumEvaluationDataNumber: 0 } } } as const
   const collateral = { ...nothing, tdx: nothing.tdx && { ...nothing.tdx, ...anyCollateral } }
@@ -178,13 +189,18 @@ function tcbLines({ status, behind, advisories, tcbDate }: TcbReport): string[] 
 
 const timeText = (seconds: number): string => new Date(seconds * 1000).toISOString().replace('.000', '')
 
-type Told = Readonly<{ claims: Described; tcb: TcbReport | null; vouched: Claims['vouched']; validUntil: string }>
+type Told = Readonly<{
+  claims: Described
+  tcb: TcbReport | null
+  vouched: Claims['vouched']
+  validUntil: string | null
+}>
 
 const tell = ({ claims }: Proven): Told => ({
   claims: describeClaims(claims),
   tcb: tcbReport(claims),
   vouched: claims.vouched,
-  validUntil: timeText(claims.validUntil),
+  validUntil: Number.isFinite(claims.validUntil) ? timeText(claims.validUntil) : null,
 })
 
 function toldLines({ claims, tcb, vouched, validUntil }: Told, { without }: Proven, accepted: boolean): string[] {
@@ -197,7 +213,7 @@ function toldLines({ claims, tcb, vouched, validUntil }: Told, { without }: Prov
     `vouched for    ${Object.entries(vouched)
       .map(([part, layer]) => `${part}: ${layer ?? 'nobody'}`)
       .join(', ')}`,
-    `collateral     ends ${validUntil}`,
+    `collateral     ${validUntil === null ? 'none that could end' : `ends ${validUntil}`}`,
   ]
 }
 
@@ -208,9 +224,11 @@ function caveat(fresh: boolean): string {
     : 'Accepted, but a file proves no freshness: it may be of any session, also an old one.'
 }
 
-/** A TPM's quote holds a hash of the question, from which nobody can tell the question. */
-const hint = ({ reason }: Refusal, { items }: Bundle, fresh: boolean): string =>
-  reason.code === 'binding' && items.has('tpm-quote') && !fresh ? '; say which with --nonce' : ''
+/** What whoever reads a refusal does next, where that is not plain. */
+const hint = ({ reason }: Refusal, policy: string): string =>
+  reason.code === 'unvouched' && policy === 'own-machine'
+    ? '; in front of the machine, write its policy: pod policy own-machine --from FILE > mine.json'
+    : ''
 
 function describeBundle(context: Context, { files, items, attests }: Bundle) {
   return {
@@ -226,21 +244,21 @@ async function inspectFiles(context: Context, paths: readonly string[], options:
   const { terminal, primitives } = context
   const now = timeOf(options.at)
   const asked = nonceOf(options.nonce)
-  const bundle = await readBundle([...paths, ...(options.collateral ?? [])])
+  const bundle = await readBundle(primitives, [...paths, ...(options.collateral ?? [])])
   const chosen = await choosePolicy(context, options.policy, bundle)
   const { name, policy } = await withEntries(chosen, options.referenceValues)
   const described = describeBundle(context, bundle)
   const nonce = asked ?? ownNonce(bundle)
   const evidence = encodeEvidence([...bundle.items])
-  const given = { collateral: bundle.collateral, policy, nonce, now, primitives }
+  const question = asked === null ? ownQuestion(bundle) : {}
+  const given = { collateral: bundle.collateral, policy, nonce, ...question, now, primitives }
   const verdict = await appraiseEvidence(evidence, given)
   const proof = await proven(evidence, given, verdict)
   const told = proof && tell(proof)
   const refusal = verdict.accepted ? null : refusalOf(verdict)
   const exit = refusal === null ? 0 : exitCode(refusal)
   for (const step of verdict.steps) terminal.step(step)
-  const about =
-    refusal === null ? caveat(asked !== null) : `Refused: ${refusal.message}${hint(refusal, bundle, asked !== null)}`
+  const about = refusal === null ? caveat(asked !== null) : `Refused: ${refusal.message}${hint(refusal, name)}`
   terminal.show(
     {
       ...described,

@@ -1,7 +1,7 @@
 /**
  * Policies as files: `policies/*.json` are presets for whoever owns no pod, `policies/schema.json` describes the form. A
  * preset names every rule that its cloud forces it to waive, with the reason; a file that misses a rule does not load.
- * There is none for a machine without confidential computing: a TPM's quote alone is not appraised.
+ * `own-machine` is for a computer without confidential computing: its TPM says what was booted, and nothing more.
  */
 import { utf8Text } from '../../attestation/bytes.ts'
 import { Malformed } from '../../attestation/errors.ts'
@@ -12,12 +12,13 @@ import aws from './policies/aws.json' with { type: 'json' }
 import azure from './policies/azure.json' with { type: 'json' }
 import bareMetal from './policies/bare-metal.json' with { type: 'json' }
 import google from './policies/google.json' with { type: 'json' }
+import ownMachine from './policies/own-machine.json' with { type: 'json' }
 import schema from './policies/schema.json' with { type: 'json' }
 import { readCapped } from './evidence-files.ts'
 
 const POLICY_CAP = 64 * 1024
 
-export const presets = { 'bare-metal': bareMetal, azure, google, aws } as const
+export const presets = { 'bare-metal': bareMetal, azure, google, aws, 'own-machine': ownMachine } as const
 export type PresetName = keyof typeof presets
 
 const isPreset = (name: string): name is PresetName => Object.hasOwn(presets, name)

@@ -7,6 +7,7 @@ import { Context, type Globals } from './context.ts'
 import { fail } from './failure.ts'
 import { inspect, type InspectOptions } from './inspect.ts'
 import { showSnp, showTdx, showUki, type SnpOptions, type TdxOptions } from './measure.ts'
+import { machinePolicy } from './machine-policy.ts'
 import { policyText } from './policies.ts'
 import { Terminal } from './terminal.ts'
 
@@ -34,8 +35,8 @@ const corim = () => new Option('--corim <file>', 'write the reference values to 
 
 const collection = (preset: string) => new Option('-c, --collection <name>', 'name of the collection').default(preset)
 
-function showPolicy(terminal: Terminal, name: string): void {
-  const text = policyText(name)
+async function showPolicy({ terminal, primitives }: Context, name: string, from?: readonly string[]): Promise<void> {
+  const text = from === undefined ? policyText(name) : await machinePolicy(primitives, name, from)
   terminal.show(JSON.parse(text), [text])
 }
 
@@ -94,7 +95,10 @@ function build(run: Run, start: commands.StartLocalPod): Command {
       '[url-or-files...]',
       'a pod (default: the one last used); or files of one machine: bundle, report, quote, event log, ...',
     )
-    .option('--policy <name>', "a policy file, or bare-metal, azure, google, aws, simulation (default: the owner's)")
+    .option(
+      '--policy <name>',
+      "a policy file, or bare-metal, azure, google, aws, simulation, own-machine (default: the owner's)",
+    )
     .option(
       '--reference-values <file>',
       'what may have been launched: a CoRIM, or the JSON of pod measure (replaces the rule of the policy)',
@@ -117,9 +121,20 @@ function build(run: Run, start: commands.StartLocalPod): Command {
   program
     .command('policy')
     .description('print a preset, to start a policy file from, or the JSON schema of such files')
-    .argument('<name>', 'bare-metal, azure, google, aws, or schema')
-    .addHelpText('after', example('pod policy azure > mine.json', 'pod inspect hcl.bin quote.cbor --policy mine.json'))
-    .action((name: string) => run(async ({ terminal }) => showPolicy(terminal, name)))
+    .argument('<name>', 'bare-metal, azure, google, aws, own-machine, or schema')
+    .option(
+      '--from <files...>',
+      'own-machine: approve the key and the registers that its TPM shows in these files; vouch for the machine first',
+    )
+    .addHelpText(
+      'after',
+      example(
+        'pod policy azure > mine.json',
+        'pod inspect hcl.bin quote.cbor --policy mine.json',
+        'pod policy own-machine --from quote.msg quote.sig ak.pub binary_bios_measurements > mine.json',
+      ),
+    )
+    .action((name: string, { from }: { from?: string[] }) => run(context => showPolicy(context, name, from)))
 
   const measure = program
     .command('measure')

@@ -62,6 +62,8 @@ const claims = claimsOf(createPublicKey(ak.privateKey).export({ format: 'jwk' })
 const pcrs = new Map([[11, fill(32, 11)]])
 const waive = 'test'
 const vtpm: VtpmRules = {
+  hardware: { require: 'report' },
+  attestationKey: 'paravisor',
   selection: { bank: 'SHA-256', pcrs: [11] },
   eventLog: { waive },
   secureBoot: { require: 'on' },

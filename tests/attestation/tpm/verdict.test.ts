@@ -40,6 +40,8 @@ const registers = replayPcrs(decodeEventLog(log), extender(p, 'SHA-256'))
 const pcrs = new Map(selected.map(pcr => [pcr, registers.get(pcr) as Uint8Array]))
 
 const rules: VtpmRules = {
+  hardware: { require: 'report' },
+  attestationKey: 'paravisor',
   selection: { bank: 'SHA-256', pcrs: selected },
   eventLog: { require: 'replays' },
   secureBoot: { require: 'on' },
@@ -257,6 +259,8 @@ test('the rules load from a policy file, and only whole', t => {
   const waive = 'test'
   const vouches = Object.fromEntries(Object.keys(rules.vouches).map(name => [name, { waive }]))
   const vtpm = {
+    hardware: { require: 'report' },
+    attestationKey: 'paravisor',
     selection: { bank: 'SHA-384', pcrs: [0, 11] },
     eventLog: { require: 'replays' },
     secureBoot: { waive },

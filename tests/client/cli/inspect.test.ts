@@ -72,7 +72,7 @@ vectorTest('real files are recognised by what is in them', t => {
     ['eventlog/debian-10.bin', 'tcg-log'],
   ]
   for (const [path, kind] of expected) t.deepEqual(kindsOf(bytesOf(path)), [kind], path)
-  t.truthy(recognise(bytesOf('tpm/az-snp-vtpm-milan/tpm-quote.msg')).attest)
+  t.truthy(recognise(bytesOf('tpm/az-snp-vtpm-milan/tpm-quote.msg')).tpm)
   t.deepEqual(Object.keys(recognise(bytesOf('snp/snp-milan-v3-aws-vlek/vlek.der')).amd ?? {}), ['vek'])
   t.deepEqual(Object.keys(recognise(bytesOf('roots/amd/turin_vlek_ask_ark.pem')).amd ?? {}), ['ask', 'ark'])
   const intel = recognise(bytesOf('tdx/collateral/phala-tdx.json')).tdx
@@ -121,12 +121,12 @@ test('what is not known, too long, or there twice is refused by its name', async
   t.notThrows(() => recognise(hclReport(p, { claims: claimsOf() })))
   const { evidence, vcek } = await simulated()
   const file = { path: 'a', sizeBytes: 0, ...recognise(evidence) }
-  t.throws(() => bundle([file, file]), { instanceOf: Malformed, message: /a: the second snp-report/ })
+  t.throws(() => bundle(p, [file, file]), { instanceOf: Malformed, message: /a: the second snp-report/ })
   const vek = { path: 'b', sizeBytes: 0, ...recognise(vcek) }
-  t.throws(() => bundle([file, vek, vek]), { instanceOf: Malformed, message: /b: the second vek/ })
-  t.throws(() => bundle([vek]), { instanceOf: Malformed, message: /no evidence/ })
+  t.throws(() => bundle(p, [file, vek, vek]), { instanceOf: Malformed, message: /b: the second vek/ })
+  t.throws(() => bundle(p, [vek]), { instanceOf: Malformed, message: /no evidence/ })
   await t.throwsAsync(readCapped('/dev/zero', 100), { instanceOf: Malformed, message: /at most 100 bytes/ })
-  await t.throwsAsync(readBundle([tmpdir()]), { instanceOf: Malformed, message: /EISDIR/ })
+  await t.throwsAsync(readBundle(p, [tmpdir()]), { instanceOf: Malformed, message: /EISDIR/ })
 })
 
 test('any bytes: recognised, or a refusal', async t => {
@@ -172,7 +172,7 @@ vectorTest('a quote that is up to date: accepted by anyone, with what was waived
 
 vectorTest('one file with all of it: judged at any time as of its day, refused later and without any part', async t => {
   const quote = recognise(bytesOf('tdx/tdx-v5-gotdx-uptodate/quote.bin')).items ?? []
-  const { tdx } = bundle([
+  const { tdx } = bundle(p, [
     { path: 'quote', sizeBytes: 0, what: 'quote', items: quote },
     { path: 'intel', sizeBytes: 0, ...recognise(bytesOf('tdx/collateral/gotdx-v5-2026.json')) },
   ]).collateral
@@ -264,7 +264,7 @@ test('bad options and unsupported quotes: exit 30 and 20, no stack', async t => 
     [['/no/such/file'], 30],
     [[report, '--at', 'yesterday'], 30],
     [[report, '--nonce', 'abcd'], 30],
-    [[report, '--policy', 'own-machine'], 30],
+    [[report, '--policy', 'own machine'], 30],
     [[report, '--policy', 'simulation'], 30],
     [['http://127.0.0.1:9', '--policy', 'aws'], 30],
     [[await written('q', encodeEvidence([['snp-report', new Uint8Array(1184)]]))], 20],

@@ -127,7 +127,7 @@ test('a policy file: one that lacks a rule, is nested without end, or is no text
   await refused(Uint8Array.of(0xff), /not UTF-8/)
   await refused(' '.repeat(64 * 1024 + 1), /at most/)
   await t.throwsAsync(loadPolicy('/no/such/policy'), { instanceOf: Malformed, message: /no file/ })
-  t.throws(() => policyText('own-machine'), { instanceOf: Malformed })
+  t.throws(() => policyText('own machine'), { instanceOf: Malformed })
 })
 
 const entry = { tee: 'snp', measurements: ['aa'.repeat(48)], flags: ['host-data'], minTcb: [['Genoa', '00'.repeat(8)]] }
