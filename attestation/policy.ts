@@ -38,6 +38,15 @@ export type ListAge = Readonly<{
   issued: number
 }>
 
+/** Approved values of an ID block; null: any. */
+export type IdBlock = Readonly<{
+  /** 16 bytes each. */
+  familyId: readonly Uint8Array[] | null
+  imageId: readonly Uint8Array[] | null
+  /** SHA-384 digests of the keys that may have signed the ID key. */
+  authorKey: readonly Uint8Array[] | null
+}>
+
 export type Rules = Readonly<{
   /** Generations that may host the pod. Milan's endorsement keys leak to its owner (EVIDENCE section 8). */
   product: Rule<readonly Product[]>
@@ -57,10 +66,12 @@ export type Rules = Readonly<{
   platformInfo: Rule<'known-bits'>
   /** Bits that the mitigation vectors at launch and now must have, by product. */
   mitigations: Rule<Readonly<Partial<Record<Product, bigint>>>>
-  /** The lowest GUEST_SVN. */
+  /** The lowest GUEST_SVN. More than zero counts only under an `idKey`: it stands in the ID block. */
   guestSvn: Rule<number>
   /** SHA-384 digests of the keys that may have signed the ID block. */
   idKey: Rule<readonly Uint8Array[]>
+  /** What else the ID block may say; counts only under an `idKey`, for without one the host writes a block of its own. */
+  idBlock: Rule<IdBlock>
   /** The lowest firmware by product; a product without a line is refused. */
   minimumTcb: Rule<Readonly<Partial<Record<Product, Tcb>>>>
   measurement: Rule<Approved>
@@ -198,6 +209,7 @@ export function standardPolicy(context: OwnerContext): Policy {
     mitigations: { waive: 'the firmware floor stands in for mitigation vectors, which older reports lack' },
     guestSvn: { waive: 'the manifest version orders releases' },
     idKey: { waive: 'releases are signed as manifests, not as ID blocks' },
+    idBlock: { waive: 'releases are signed as manifests, not as ID blocks' },
     minimumTcb: { require: tcbFloors },
     measurement: { require: { manifest, manifestFloor } },
     releaseLog: { waive: 'this release is not in a public log yet' },
@@ -272,6 +284,10 @@ const required: { [K in RuleName]: Read<Rules[K] extends Rule<infer T> ? T : nev
   mitigations: recordOf(products, mask),
   guestSvn: integer(0xffffffff),
   idKey: listOf(hexOf(48), ANY),
+  idBlock: fields(
+    {},
+    { familyId: listOf(hexOf(16), ANY), imageId: listOf(hexOf(16), ANY), authorKey: listOf(hexOf(48), ANY) },
+  ),
   minimumTcb: recordOf(products, tcb),
   measurement: (json, name) =>
     Object.hasOwn(object(json, name), 'entries')

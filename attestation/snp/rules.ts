@@ -1,7 +1,7 @@
 /** Which genuine reports an owner accepts: one function a rule (EVIDENCE sections 1, 8 and 9). */
 import { concat, equal, hex, utf8 } from '../bytes.ts'
 import { type Code, Rejection, type Step } from '../errors.ts'
-import type { Policy } from '../policy.ts'
+import type { IdBlock, Policy } from '../policy.ts'
 import type { VerifierPrimitives } from '../primitives/primitives.ts'
 import type { ManifestEntry } from '../reference-values.ts'
 import type { Steps } from '../steps.ts'
@@ -10,6 +10,8 @@ import { decodeTcb, partsBelow, type Product, type Tcb, tcbText } from './tcb.ts
 
 /** Guest policy (AMD 56860, "Guest Policy"). */
 const guestPolicy = { smt: 16n, reservedOne: 17n, migration: 18n, debug: 19n, firstReservedZero: 26n } as const
+/** Signer info. */
+const AUTHOR_KEY_ENABLED = 1
 /** PLATFORM_INFO. */
 const platformInfo = { smt: 0n, ciphertextHiding: 4n, aliasCheck: 5n, firstUnknown: 8n } as const
 
@@ -81,9 +83,15 @@ function checkMitigations(report: Report, product: Product, masks: Readonly<Part
   return `mitigations 0x${mask.toString(16)} are in force`
 }
 
-function checkGuestSvn(report: Report, least: number): string {
+/** Whoever starts a machine may start it with an ID block of his own: what it says counts under an approved key only. */
+function checkSigner({ idKey }: Policy, what: string): void {
+  if ('waive' in idKey) refuse('flags', 'guest-policy', `${what} proves nothing while "idKey" is waived`)
+}
+
+function checkGuestSvn(report: Report, least: number, policy: Policy): string {
   if (report.guestSvn < least)
     refuse('flags', 'guest-policy', `guest SVN ${report.guestSvn}, expected at least ${least}`)
+  if (least > 0) checkSigner(policy, 'the guest SVN')
   return `guest SVN ${report.guestSvn}`
 }
 
@@ -92,6 +100,24 @@ function checkIdKey(report: Report, approved: readonly Uint8Array[]): string {
   if (!approved.some(digest => equal(digest, report.idKeyDigest)))
     refuse('flags', 'guest-policy', `${text} is not approved`)
   return text
+}
+
+function checkIdBlock(report: Report, { familyId, imageId, authorKey }: IdBlock, policy: Policy): string {
+  checkSigner(policy, 'the ID block')
+  const fields = [
+    ['family', report.familyId, familyId],
+    ['image', report.imageId, imageId],
+    ['author key', report.authorKeyDigest, authorKey],
+  ] as const
+  const asked = fields.filter(([, , approved]) => approved !== null)
+  for (const [name, found, approved] of asked) {
+    if (approved?.some(known => equal(known, found)) !== true)
+      refuse('flags', 'guest-policy', `${name} ${hex(found)} is not approved`)
+  }
+  // Without this bit the digest is of a key that signed nothing.
+  if (authorKey !== null && (report.signerInfo & AUTHOR_KEY_ENABLED) === 0)
+    refuse('flags', 'guest-policy', 'no author signed the ID key')
+  return asked.map(([name, found]) => `${name} ${hex(found)}`).join('; ')
 }
 
 /** Step 2. */
@@ -123,8 +149,9 @@ export function checkFlags(report: Report, product: Product, policy: Policy, ste
   steps.rule('flags', 'ciphertextHiding', policy.ciphertextHiding, () => checkCiphertextHiding(report))
   steps.rule('flags', 'platformInfo', policy.platformInfo, () => checkPlatformInfo(report))
   steps.rule('flags', 'mitigations', policy.mitigations, masks => checkMitigations(report, product, masks))
-  steps.rule('flags', 'guestSvn', policy.guestSvn, least => checkGuestSvn(report, least))
+  steps.rule('flags', 'guestSvn', policy.guestSvn, least => checkGuestSvn(report, least, policy))
   steps.rule('flags', 'idKey', policy.idKey, approved => checkIdKey(report, approved))
+  steps.rule('flags', 'idBlock', policy.idBlock, approved => checkIdBlock(report, approved, policy))
 }
 
 /** What the firmware says of itself, decoded; `certified` is the vendor's word. */

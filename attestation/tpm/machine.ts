@@ -28,6 +28,7 @@ const hardwareOnly: Readonly<Record<Exclude<keyof Rules, 'platform'>, Step>> = {
   mitigations: 'flags',
   guestSvn: 'flags',
   idKey: 'flags',
+  idBlock: 'flags',
   minimumTcb: 'tcb',
   measurement: 'measurement',
   releaseLog: 'measurement',

@@ -30,7 +30,7 @@ test('a good pod is accepted, and its claims are what the silicon signed', async
   t.is(claims.validUntil, NOW + 1000) // the manifest ends first
   t.deepEqual(
     claims.waivers.map(({ rule }) => rule),
-    ['acceptSimulatedEvidence', 'smt', 'ciphertextHiding', 'mitigations', 'guestSvn', 'idKey', 'releaseLog'],
+    ['acceptSimulatedEvidence', 'smt', 'ciphertextHiding', 'mitigations', 'guestSvn', 'idKey', 'idBlock', 'releaseLog'],
   )
   const order = verdict.steps.map(({ step }) => step)
   t.deepEqual(
@@ -65,12 +65,28 @@ const accepted: Record<string, Variation> = {
     policy: { endorsementKey: { require: ['VLEK'] }, platform: { waive: 'this cloud hides its chips' } },
   },
   'everything a careful machine offers': {
-    fields: { policy: 0x20000n, platformInfo: 0x34n, guestSvn: 3, idKeyDigest: new Uint8Array(48).fill(7) },
+    fields: {
+      policy: 0x20000n,
+      platformInfo: 0x34n,
+      guestSvn: 3,
+      idKeyDigest: new Uint8Array(48).fill(7),
+      authorKeyDigest: new Uint8Array(48).fill(8),
+      familyId: new Uint8Array(16).fill(9),
+      imageId: new Uint8Array(16).fill(10),
+      signerInfo: 1,
+    },
     policy: {
       smt: { require: 'off' },
       ciphertextHiding: { require: 'on' },
       guestSvn: { require: 3 },
       idKey: { require: [new Uint8Array(48).fill(7)] },
+      idBlock: {
+        require: {
+          familyId: [new Uint8Array(16).fill(9)],
+          imageId: [new Uint8Array(16), new Uint8Array(16).fill(10)],
+          authorKey: [new Uint8Array(48).fill(8)],
+        },
+      },
     },
   },
   'a measurement pinned by hand': { policy: { measurement: { require: { exactly: [launch.measurement] } } } },

@@ -21,6 +21,7 @@ const file = {
   mitigations: { require: { Genoa: '0xb', Turin: '0x3f' } },
   guestSvn: { require: 2 },
   idKey: { require: [digest(48, 'a1')] },
+  idBlock: { require: { imageId: [digest(16, 'a2')] } },
   minimumTcb: { require: { Turin: { fmc: 1, bootLoader: 1, tee: 1, snp: 4, microcode: 81 } } },
   measurement: { require: { exactly: [digest(48, 'b2')] } },
   owner: { require: digest(32, 'c3') },

@@ -16,6 +16,7 @@ export const lenient: Policy = {
   mitigations: { waive },
   guestSvn: { waive },
   idKey: { waive },
+  idBlock: { waive },
   minimumTcb: { waive },
   measurement: { waive },
   releaseLog: { waive },

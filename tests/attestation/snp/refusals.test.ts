@@ -5,7 +5,7 @@ import test from 'ava'
 import { appraise, AppraisedPod } from '../../../attestation/appraise.ts'
 import type { Code, Step } from '../../../attestation/errors.ts'
 import { encodeEvidence } from '../../../attestation/evidence.ts'
-import { type ListAge, tcbFloors } from '../../../attestation/policy.ts'
+import { type IdBlock, type ListAge, tcbFloors } from '../../../attestation/policy.ts'
 import { issue, issueRevocationList, mintChipKey, validityOf } from '../../../attestation/silicon/vendor.ts'
 import { encodeTcb } from '../../../attestation/snp/tcb.ts'
 import {
@@ -35,6 +35,15 @@ const list = validityOf.list(NOW)
 const seen = (age: ListAge) => ({ revocation: { require: { notOlderThan: [age] } } })
 const root = rootAuthority('Genoa')
 const otherChip = bytes(64, 0xde)
+
+const anyBlock: IdBlock = { familyId: null, imageId: null, authorKey: null }
+/** An ID block of an approved signer, which says something else than the policy wants. */
+const idBlock = (approved: Partial<IdBlock>, fields: Variation['fields'] = {}): Row => ({
+  step: 'flags',
+  code: 'guest-policy',
+  policy: { idKey: { require: [bytes(48, 0)] }, idBlock: { require: { ...anyBlock, ...approved } } },
+  fields,
+})
 
 /** An intermediate of the vendor's with other extensions or validity. */
 const intermediate = (extensions: Extension[], validity = authority) =>
@@ -308,7 +317,22 @@ const rows: Record<string, Row> = {
     policy: { guestSvn: { require: 2 } },
     fields: { guestSvn: 1 },
   },
+  'a guest SVN that nobody signed': {
+    step: 'flags',
+    code: 'guest-policy',
+    policy: { guestSvn: { require: 2 } },
+    fields: { guestSvn: 2 },
+  },
   'another ID key': { step: 'flags', code: 'guest-policy', policy: { idKey: { require: [bytes(48, 1)] } } },
+  'another family': idBlock({ familyId: [bytes(16, 1)] }),
+  'another image': idBlock({ imageId: [bytes(16, 1)] }),
+  'another author': idBlock({ authorKey: [bytes(48, 1)] }, { signerInfo: 1 }),
+  'an author that signed nothing': idBlock({ authorKey: [bytes(48, 0)] }),
+  'an ID block that anybody may have signed': {
+    step: 'flags',
+    code: 'guest-policy',
+    policy: { idBlock: { require: { ...anyBlock, imageId: [bytes(16, 0)] } } },
+  },
 
   // 8 firmware
   'certified firmware below the floor': {

@@ -149,6 +149,7 @@ const demanded: Readonly<Partial<Policy>> = {
   mitigations: { require: {} },
   guestSvn: { require: 0 },
   idKey: { require: [] },
+  idBlock: { require: { familyId: null, imageId: null, authorKey: null } },
   minimumTcb: { require: {} },
   measurement: { require: { exactly: [] } },
   owner: { require: new Uint8Array(32) },
