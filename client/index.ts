@@ -10,6 +10,8 @@
  * for await (const memory of getMemories(session)) console.log(memory.text)
  */
 export {
+  capture,
+  type Captured,
   type ConnectOptions,
   connect,
   type Examination,
@@ -27,7 +29,8 @@ export {
   releaseKeys,
   status,
 } from './session/release.ts'
-export type { HeadStore, Owner, ReleaseRoots, ReleasingOwner, Trust } from './session/owner.ts'
+export type { HeadStore, Owner, ReleaseRoots, ReleasingOwner, SeenCollateral, Trust } from './session/owner.ts'
+export { nothingSeen } from './session/seen.ts'
 export { type CollateralCache, memoryCache } from './collateral/cache.ts'
 export {
   CollateralClient,

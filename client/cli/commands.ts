@@ -226,7 +226,10 @@ async function approvePlatform(context: Context, owner: OpenOwner, wanted: strin
   const trust = await owner.trust()
   const waivers = [...trust.waivers, { rule: 'platform' as const, reason: 'shown to the owner for approval' }]
   const subject = { launch: owner.launch, trust: async () => ({ ...trust, waivers }) }
-  const { verdict } = await examine(await context.url(owner.home), subject, { primitives: context.primitives })
+  const { verdict } = await examine(await context.url(owner.home), subject, {
+    primitives: context.primitives,
+    vendors: context.vendors(),
+  })
   if (!verdict.accepted) return // the unlock that follows says why
   const claims = AppraisedPod.claims(verdict.pod)
   if (claims.pin === null)

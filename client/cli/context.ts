@@ -3,6 +3,8 @@ import * as nodeCrypto from 'node:crypto'
 import { Malformed } from '../../attestation/errors.ts'
 import { nodePrimitives } from '../../attestation/primitives/node.ts'
 import type { SyncPrimitives } from '../../attestation/primitives/primitives.ts'
+import { CollateralClient, type CollateralClientOptions } from '../collateral/client.ts'
+import { folderCache } from '../owner/cache.ts'
 import { StateFolder } from '../owner/folder.ts'
 import { type OpenOwner, OwnerHome } from '../owner/home.ts'
 import type { ReleasingOwner } from '../session/owner.ts'
@@ -49,6 +51,11 @@ export class Context {
       : secretFromFile(passphraseFile)
   }
 
+  /** Whom to ask for what evidence lacks; what they said is kept from one command to the next. */
+  vendors(options: CollateralClientOptions = {}): CollateralClient {
+    return new CollateralClient({ primitives: this.primitives, cache: folderCache(), ...options })
+  }
+
   async url(home: Readonly<{ url: string | null }>): Promise<string> {
     const url = this.globals.url ?? home.url
     if (url === null) throw new Malformed('no address is known for this pod: say --url URL, or run pod up', 'data')
@@ -67,6 +74,7 @@ export class Context {
     const session = await this.terminal.progress(`verifying ${url}`, () =>
       connect<ReleasingOwner>(url, acting, {
         primitives: this.primitives,
+        vendors: this.vendors(),
         ...(tellSteps && { onStep: step => this.terminal.step(step) }),
       }),
     )

@@ -54,7 +54,11 @@ async function inspectPod(context: Context, url: string): Promise<number> {
   const reason = 'only looking: an unlock refuses a chip that is not approved'
   const lenient = { ...trust, waivers: [...trust.waivers, { rule: 'platform' as const, reason }] }
   const { evidence, verdict } = await context.terminal.progress(`asking ${url}`, () =>
-    examine(url, { launch: home.launch, trust: async () => lenient }, { primitives: context.primitives }),
+    examine(
+      url,
+      { launch: home.launch, trust: async () => lenient },
+      { primitives: context.primitives, vendors: context.vendors() },
+    ),
   )
   const claims = verdict.accepted ? describeClaims(AppraisedPod.claims(verdict.pod)) : null
   const items = decodeEvidence(evidence)

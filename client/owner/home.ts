@@ -2,7 +2,7 @@
  * An owner's pod as one device keeps it: launch config, what it trusts, counters and the highest head (in clear, so
  * that evidence can be inspected without a passphrase), and the vault of secrets.
  */
-import { equal, hex } from '../../attestation/bytes.ts'
+import { equal, fromHex, hex } from '../../attestation/bytes.ts'
 import { Malformed, Rejection } from '../../attestation/errors.ts'
 import type { RuleName } from '../../attestation/policy.ts'
 import type { SyncPrimitives } from '../../attestation/primitives/primitives.ts'
@@ -29,7 +29,8 @@ import {
 } from '../../attestation/session/launch.ts'
 import { kdf } from '../../attestation/session/transcript.ts'
 import { array, bytes, nullable, type Of, struct, text, uint } from '../../attestation/wire.ts'
-import type { HeadStore, ReleaseRoots, ReleasingOwner, Trust } from '../session/owner.ts'
+import type { HeadStore, ReleaseRoots, ReleasingOwner, SeenCollateral, Trust } from '../session/owner.ts'
+import { nothingSeen, raised } from '../session/seen.ts'
 import { type FileFormat, readFormat, writeFormat } from './files.ts'
 import type { StateFolder } from './folder.ts'
 import { type KdfCost, type Passphrase, type Sleep, Vault } from './vault.ts'
@@ -48,8 +49,42 @@ const state = struct([], {
 type State = Of<typeof state>
 const stateFile: FileFormat<State> = { name: 'pod', version: 1, shape: state }
 
+const MAX_SEEN = 256
+const seenShape = struct([], {
+  /** Real silicon and simulated have numbers of their own. */
+  simulated: uint(1),
+  evaluations: array(struct([], { fmspc: bytes(6), number: uint(0xffffffff) }), { max: MAX_SEEN }),
+  lists: array(struct([], { issuer: text({ min: 1, max: 64 }), number: bytes(21), issued: uint() }), {
+    max: MAX_SEEN,
+  }),
+})
+const collateralShape = array(seenShape, { max: 2 })
+const collateralFile: FileFormat<Of<typeof collateralShape>> = {
+  name: 'collateral',
+  version: 1,
+  shape: collateralShape,
+}
+
 const heads = struct([], { initialised: uint(1), head: nullable(bytes({ max: HEAD_CAP })) })
 const headsFile: FileFormat<Of<typeof heads>> = { name: 'heads', version: 1, shape: heads }
+
+type StoredSeen = Of<typeof seenShape>
+
+function seenOf(stored: readonly StoredSeen[], simulated: 0 | 1): SeenCollateral {
+  const found = stored.find(each => each.simulated === simulated)
+  if (found === undefined) return nothingSeen
+  const { evaluations, lists } = found
+  return { evaluations, lists: lists.map(list => ({ ...list, number: BigInt(`0x${hex(list.number)}`) })) }
+}
+
+function storedSeen({ evaluations, lists }: SeenCollateral, simulated: 0 | 1): StoredSeen {
+  const digits = (number: bigint) => number.toString(16).padStart(42, '0')
+  return {
+    simulated,
+    evaluations: evaluations.slice(-MAX_SEEN),
+    lists: lists.slice(-MAX_SEEN).map(list => ({ ...list, number: fromHex(digits(list.number)) as Uint8Array })),
+  }
+}
 
 /** What a new owner starts with; more are added by naming them. */
 export const FIRST_COLLECTIONS = ['memories', 'documents'] as const
@@ -191,7 +226,27 @@ export class OwnerHome {
       platforms: policy.platforms,
       simulatedRoots,
       waivers: waivers.map(({ rule, reason }) => ({ rule: rule as RuleName, reason })),
+      seen: seenOf(await this.#collateral(), this.#simulated),
     }
+  }
+
+  get #simulated(): 0 | 1 {
+    return this.#state.simulatedRoots.length > 0 ? 1 : 0
+  }
+  async #collateral(): Promise<readonly StoredSeen[]> {
+    return (await readFormat(this.folder, collateralFile)) ?? []
+  }
+
+  /** Collateral older than this is refused from now on; never lowered. */
+  async remember(seen: SeenCollateral): Promise<void> {
+    await this.folder.exclusive(async () => {
+      const stored = await this.#collateral()
+      const before = seenOf(stored, this.#simulated)
+      const next = raised(before, seen)
+      if (next === before) return
+      const others = stored.filter(({ simulated }) => simulated !== this.#simulated)
+      await writeFormat(this.folder, collateralFile, [...others, storedSeen(next, this.#simulated)])
+    })
   }
 
   async setUrl(url: string): Promise<void> {
@@ -273,6 +328,9 @@ export class OpenOwner implements ReleasingOwner {
   trust(): Promise<Trust> {
     return this.home.trust()
   }
+  remember(seen: SeenCollateral): Promise<void> {
+    return this.home.remember(seen)
+  }
   nextRelease(): Promise<number> {
     return this.home.nextRelease()
   }
@@ -338,6 +396,7 @@ export class OpenOwner implements ReleasingOwner {
       credential: deviceCredential(device.certificate),
       sign: message => this.#p.ed25519Sign(device.seed, message),
       trust: () => this.trust(),
+      remember: seen => this.remember(seen),
       nextRelease: () => this.nextRelease(),
       policy: () => this.policy(),
       collections: () => this.collections(),

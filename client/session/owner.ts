@@ -2,8 +2,18 @@
  * What a session needs from its owner, wherever that is kept: a folder (`client/owner`), IndexedDB, a secure element.
  * No file, prompt or clock is touched here, so that the same session code runs in a browser.
  */
-import type { RuleName } from '../../attestation/policy.ts'
+import type { ListAge, RuleName } from '../../attestation/policy.ts'
 import type { Sign } from '../../attestation/session/keys.ts'
+
+/**
+ * The newest collateral under which this device has accepted evidence. Older collateral hides what became known since,
+ * and may be current all the same.
+ */
+export type SeenCollateral = Readonly<{
+  /** Intel's `tcbEvaluationDataNumber`, by kind of platform. */
+  evaluations: readonly Readonly<{ fmspc: Uint8Array; number: number }>[]
+  lists: readonly ListAge[]
+}>
 
 /** What this owner accepts of a pod (PROTOCOL 2.4, 2.7). Everything here is the owner's own, nothing the pod's. */
 export type Trust = Readonly<{
@@ -17,6 +27,8 @@ export type Trust = Readonly<{
   simulatedRoots: readonly Uint8Array[]
   /** Rules that the owner waived, with a reason each; shown at every unlock. */
   waivers: readonly Readonly<{ rule: RuleName; reason: string }>[]
+  /** Collateral older than this is refused. */
+  seen: SeenCollateral
 }>
 
 /** Who opens the session: the owner's root key, a device, a grantee. */
@@ -27,6 +39,8 @@ export interface Owner {
   readonly credential: Uint8Array
   readonly sign: Sign
   trust(): Promise<Trust>
+  /** Keeps what is newer than what `trust` tells as seen; never lowers it. */
+  remember(seen: SeenCollateral): Promise<void>
   readonly heads: HeadStore
 }
 

@@ -3,14 +3,18 @@ import {
   type Appraisal,
   appraise as appraiseEvidence,
   type Collateral,
+  type CollateralHint,
+  collateralHint,
   noCollateral,
 } from '../../attestation/appraise.ts'
-import { Malformed, Rejection, type Refusal, Unsupported } from '../../attestation/errors.ts'
+import { Malformed, Refusal, Rejection, Unsupported } from '../../attestation/errors.ts'
 import { type Policy, standardPolicy } from '../../attestation/policy.ts'
 import type { Primitives } from '../../attestation/primitives/primitives.ts'
 import { openReferenceValues } from '../../attestation/reference-values.ts'
 import { decodeLaunchConfig, launchHash, launchHash384 } from '../../attestation/session/launch.ts'
+import { type CollateralClient, demandsOf } from '../collateral/client.ts'
 import type { Trust } from './owner.ts'
+import { withFloors } from './seen.ts'
 
 /**
  * The policy of an owner: measurements of the manifest that the launch config's release keys signed, at or above the
@@ -44,23 +48,37 @@ export type OwnerAppraisal = Readonly<{
   /** Seconds since 1970. */
   now: number
   collateral?: Collateral
+  /** Asked for what neither the evidence nor `collateral` has; without it, that is missing. */
+  vendors?: CollateralClient
+  signal?: AbortSignal
 }>
 
+/** Null for what will be refused anyway. */
+function hintOf(evidence: Uint8Array): CollateralHint | null {
+  try {
+    return collateralHint(evidence)
+  } catch (error) {
+    if (error instanceof Refusal) return null
+    throw error
+  }
+}
+
 /**
- * Judges evidence by what this owner trusts. Never throws on evidence, whatever it is.
+ * Judges evidence by what this owner trusts, and by nothing older than what this device has seen. Throws on no evidence,
+ * whatever it is; but what the vendors are asked for may be unavailable, or refused for what it is.
  *
  * @example
  * const verdict = await appraise(primitives, evidence, { launch, trust, nonce, now })
  * if (!verdict.accepted) console.error(`${verdict.step}: ${verdict.detail}`)
  */
 export async function appraise(p: Primitives, evidence: Uint8Array, given: OwnerAppraisal): Promise<Appraisal> {
-  return appraiseEvidence(evidence, {
-    collateral: given.collateral ?? noCollateral,
-    policy: await ownerPolicy(p, given.launch, given.trust),
-    nonce: given.nonce,
-    now: given.now,
-    primitives: p,
-  })
+  const { launch, trust, nonce, now, vendors, signal = null } = given
+  const hint = hintOf(evidence)
+  const fmspc = hint?.platform === 'tdx' ? hint.fmspcHint : null
+  const policy = withFloors(await ownerPolicy(p, launch, trust), trust.seen, fmspc)
+  const own = given.collateral ?? noCollateral
+  const completed = hint && vendors && (await vendors.complete(hint, own, demandsOf(policy, now), signal))
+  return appraiseEvidence(evidence, { collateral: completed?.collateral ?? own, policy, nonce, now, primitives: p })
 }
 
 /** The error of the same kind as a verdict that refuses. */

@@ -42,6 +42,7 @@ import {
   type PodHelloCore,
   routingId,
 } from '../../attestation/session/transcript.ts'
+import type { CollateralClient } from '../collateral/client.ts'
 import { HandshakeBudget } from './budget.ts'
 import { Busy, Carrier, type Fetch, SessionEnded } from './carrier.ts'
 import { type Clock, systemClock } from './clock.ts'
@@ -54,8 +55,9 @@ import {
   sealRequest,
 } from './exchange.ts'
 import { HeadKeeper, type Prove } from './heads.ts'
-import { holdsRoots, type Owner, type ReleaseRoots } from './owner.ts'
+import { holdsRoots, type Owner, type ReleaseRoots, type Trust } from './owner.ts'
 import { appraise, refusalOf } from './policy.ts'
+import { raised, seenIn } from './seen.ts'
 
 const SEALED_CONTROL_CAP = CONTROL_CAP + 1024
 const DEFAULT_ANSWER_SECONDS = 30
@@ -73,6 +75,8 @@ export type ConnectOptions = Readonly<{
   clock?: Clock
   /** Vendor certificates that the evidence does not carry itself. */
   collateral?: Collateral
+  /** Asked for what is missing besides. */
+  vendors?: CollateralClient
   /** Ends the session and everything running in it. */
   signal?: AbortSignal
   /** Told of each verification step as it passes. */
@@ -167,6 +171,53 @@ export async function examine(
   }
 }
 
+/** Evidence as a pod gave it, of which nothing is believed yet. */
+export type Captured = Readonly<{
+  evidence: Uint8Array
+  /** The 64 bytes that it was asked for: fresh, and the evidence's only if it was made for this question. */
+  reportData: Uint8Array
+}>
+
+/**
+ * Asks a pod for evidence and does not judge it: to be kept, completed, shown to others.
+ *
+ * @example
+ * const { evidence, reportData } = await capture('https://pod.example', owner)
+ */
+export async function capture(
+  url: string,
+  owner: Pick<Owner, 'launch'>,
+  options: Pick<ConnectOptions, 'primitives' | 'fetch' | 'clock' | 'signal'> = {},
+): Promise<Captured> {
+  const p = options.primitives ?? webPrimitives()
+  const timer = deadline(HANDSHAKE_MAX_SECONDS, 'the handshake', options.signal ?? new AbortController().signal, null)
+  try {
+    const { evidence, reportData } = await greet(
+      p,
+      new Carrier(url, options.fetch),
+      owner.launch,
+      options,
+      timer.signal,
+    )
+    return { evidence, reportData }
+  } finally {
+    timer.clear()
+  }
+}
+
+/** A fresh hello, and what comes back. */
+async function greet(
+  p: Primitives,
+  carrier: Carrier,
+  launch: Uint8Array,
+  { clock = systemClock }: ConnectOptions,
+  signal: AbortSignal,
+): Promise<Received> {
+  const rid = routingId(p, decodeLaunchConfig(launch).owner.key)
+  const sent = startHandshake(p, { rid, monotonicSeconds: clock.monotonicSeconds() })
+  return receiveHello(p, sent, await carrier.whole('pas/hello', sent.hello, null, POD_HELLO_CAP, signal))
+}
+
 /** The first half of the handshake of PROTOCOL 2.2: hello, and every check on what comes back but the last ones. */
 async function hear(
   p: Primitives,
@@ -174,20 +225,20 @@ async function hear(
   owner: Pick<Owner, 'launch' | 'trust'>,
   options: ConnectOptions,
   signal: AbortSignal,
-): Promise<{ received: Received; verdict: Appraisal }> {
+): Promise<{ received: Received; verdict: Appraisal; trust: Trust }> {
   const clock = options.clock ?? systemClock
   const trust = await owner.trust()
-  const rid = routingId(p, decodeLaunchConfig(owner.launch).owner.key)
-  const sent = startHandshake(p, { rid, monotonicSeconds: clock.monotonicSeconds() })
-  const received = receiveHello(p, sent, await carrier.whole('pas/hello', sent.hello, null, POD_HELLO_CAP, signal))
+  const received = await greet(p, carrier, owner.launch, options, signal)
   const verdict = await appraise(p, received.evidence, {
     launch: owner.launch,
     trust,
     nonce: received.reportData,
     now: clock.unixSeconds(),
+    signal,
     ...(options.collateral && { collateral: options.collateral }),
+    ...(options.vendors && { vendors: options.vendors }),
   })
-  return { received, verdict }
+  return { received, verdict, trust }
 }
 
 export class Session<O extends Owner = Owner> {
@@ -300,9 +351,11 @@ export class Session<O extends Owner = Owner> {
     const startedSeconds = clock.monotonicSeconds()
     const timer = deadline(HANDSHAKE_MAX_SECONDS, 'the handshake', this.#closed.signal, null)
     try {
-      const { received, verdict } = await hear(p, this.#carrier, owner, this.#options, timer.signal)
+      const { received, verdict, trust } = await hear(p, this.#carrier, owner, this.#options, timer.signal)
       for (const step of verdict.steps) passed(step)
       if (!verdict.accepted) throw refusalOf(verdict)
+      const seen = raised(trust.seen, seenIn(AppraisedPod.claims(verdict.pod)))
+      if (seen !== trust.seen) await owner.remember(seen)
 
       const authenticated = await authenticate(p, received, verdict.pod, {
         launch: owner.launch,

@@ -3,7 +3,7 @@ import { fromHex, hex } from '../../attestation/bytes.ts'
 import { webPrimitives } from '../../attestation/primitives/web.ts'
 import { rootCredential } from '../../attestation/session/credentials.ts'
 import { kdf } from '../../attestation/session/transcript.ts'
-import { connect, getMemories, releaseKeys, saveMemory } from '../../client/index.ts'
+import { connect, getMemories, nothingSeen, releaseKeys, saveMemory } from '../../client/index.ts'
 import type { ReleasingOwner } from '../../client/session/owner.ts'
 import { type Manifest, unbase64, Vectors } from '../../scripts/conformance/manifest.ts'
 import type { Outcome } from '../../scripts/conformance/report.ts'
@@ -52,7 +52,9 @@ async function use(given: InPageOwner): Promise<{ platform: string; steps: numbe
       platforms: [bytes(given.platform)],
       simulatedRoots: [bytes(given.simulatedRoot)],
       waivers: [],
+      seen: nothingSeen,
     }),
+    remember: async () => {},
     heads: {
       load: async () => ({ head, initialised: head !== null }),
       save: async newest => {

@@ -25,8 +25,9 @@ import { collectionKey, stateKey } from '../../attestation/session/release.ts'
 import { reportData, routingId } from '../../attestation/session/transcript.ts'
 import type { Fetch } from '../../client/session/carrier.ts'
 import type { Clock } from '../../client/session/clock.ts'
-import type { HeadStore, Owner, ReleasingOwner, Trust } from '../../client/session/owner.ts'
+import type { HeadStore, Owner, ReleasingOwner, SeenCollateral, Trust } from '../../client/session/owner.ts'
 import { collectionId } from '../../client/session/release.ts'
+import { nothingSeen } from '../../client/session/seen.ts'
 import {
   type ApiAnswer,
   Keyholder,
@@ -102,6 +103,9 @@ export class Person implements ReleasingOwner {
 
   sign = (message: Uint8Array) => p.ed25519Sign(this.seed, message)
   trust = async () => this.trusted
+  remember = async (seen: SeenCollateral) => {
+    this.trusted = { ...this.trusted, seen }
+  }
   collections = async () => ['notes', 'diary']
   nextRelease = async () => ++this.#released
 
@@ -174,6 +178,7 @@ export class Person implements ReleasingOwner {
       credential: grantCredential(await signGrant(p, body, this.sign)),
       sign: message => p.ed25519Sign(seed, message),
       trust: this.trust,
+      remember: this.remember,
       heads: new MemoryHeads(),
     }
   }
@@ -357,6 +362,7 @@ export async function world(): Promise<World> {
     platforms: [await chip.pin()],
     simulatedRoots: [chip.rootSha256],
     waivers: [],
+    seen: nothingSeen,
   }
   const owner = new Person(0x51, trust)
   const stranger = new Person(0x52, trust)
