@@ -25,6 +25,9 @@ const banks = new Map<number, Bank>([
   [algorithm.sha384, 'SHA-384'],
   [algorithm.sha512, 'SHA-512'],
 ])
+const ids = new Map([...banks].map(([id, bank]) => [bank, id]))
+/** The identifier of a bank. */
+export const bankId = (bank: Bank): number => ids.get(bank) as number
 export const digestBytes: Readonly<Record<Bank, number>> = { 'SHA-1': 20, 'SHA-256': 32, 'SHA-384': 48, 'SHA-512': 64 }
 
 const name = (id: number): string => `0x${id.toString(16).padStart(4, '0')}`

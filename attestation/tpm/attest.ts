@@ -61,7 +61,8 @@ function readSelection(input: Reader): PcrSelection {
   return { bank, pcrs: pcrs.filter(pcr => (((bits[pcr >> 3] as number) >> (pcr & 7)) & 1) === 1) }
 }
 
-function readSelections(input: Reader): PcrSelection[] {
+/** TPML_PCR_SELECTION. */
+export function readSelections(input: Reader): PcrSelection[] {
   const count = input.field(u32be, 'number of selections')
   if (count > SELECTIONS_CAP) throw new Malformed(`${count} PCR selections`)
   const selections: PcrSelection[] = []

@@ -2,7 +2,7 @@
  * Attestation keys: TPMT_PUBLIC (TPM 2.0 Library, part 2, 12.2.4), a JSON Web Key (RFC 7518, 6.3) or a certificate's
  * key, each brought to the one form that signatures are checked with.
  */
-import { concat, hex } from '../bytes.ts'
+import { concat, hex, u16be as u16, u32be as u32 } from '../bytes.ts'
 import type { PublicKey } from '../certificates/x509.ts'
 import { Malformed, Rejection, Unsupported } from '../errors.ts'
 import { Reader, u16be, u32be } from '../layout.ts'
@@ -28,6 +28,8 @@ const attribute = {
   fixedTpm: 1,
   fixedParent: 4,
   sensitiveDataOrigin: 5,
+  userWithAuth: 6,
+  noDictionaryAttack: 10,
   restricted: 16,
   decrypt: 17,
   sign: 18,
@@ -125,6 +127,30 @@ export function decodePublic(bytes: Uint8Array): AttestationKey {
   const key = type === algorithm.rsa ? readRsa(input) : readEcc(input)
   input.end()
   return key
+}
+
+const templateAttributes = Object.entries(attribute)
+  .filter(([name]) => name !== 'decrypt')
+  .reduce((bits, [, bit]) => bits | (1 << bit), 0)
+const P256 = 0x0003
+const RSA_BITS = 2048
+const empty = u16(0)
+const templates = {
+  ecc: [
+    algorithm.ecc,
+    [algorithm.null, algorithm.ecdsa, algorithm.sha256, P256, algorithm.null].map(u16),
+    [empty, empty],
+  ],
+  rsa: [algorithm.rsa, [...[algorithm.null, algorithm.rsassa, algorithm.sha256, RSA_BITS].map(u16), u32(0)], [empty]],
+} as const
+
+/**
+ * TPMT_PUBLIC that asks a TPM for an attestation key as {@link decodePublic} demands it: ECDSA on P-256, or RSASSA of
+ * 2048 bits. As a primary key it is the same after each start, until the hierarchy's seed is changed.
+ */
+export function attestationTemplate(kind: keyof typeof templates): Uint8Array {
+  const [type, parameters, unique] = templates[kind]
+  return concat(u16(type), u16(algorithm.sha256), u32(templateAttributes), empty, ...parameters, ...unique)
 }
 
 function base64Url(text: string, what: string): Uint8Array {
