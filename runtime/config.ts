@@ -7,7 +7,14 @@ import { z } from 'zod'
 import { Rejection } from '../attestation/errors.ts'
 
 const absolutePath = z.string().startsWith('/', 'expected an absolute path')
-const attester = z.strictObject({ kind: z.literal('simulated'), socket: absolutePath })
+/**
+ * `machine`: what the machine has, in the order of `attester/machine.ts`; `simulated` is asked only where it has nothing
+ * else, and not at all where it is null. `simulated`: nothing but the simulated processor.
+ */
+const attester = z.discriminatedUnion('kind', [
+  z.strictObject({ kind: z.literal('machine'), simulated: absolutePath.nullable() }),
+  z.strictObject({ kind: z.literal('simulated'), socket: absolutePath }),
+])
 const listen = z.strictObject({ host: z.string().min(1), port: z.int().min(0).max(65535) })
 
 export const podConfig = z.strictObject({

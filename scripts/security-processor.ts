@@ -45,6 +45,7 @@ function option(name: string): string | undefined {
 async function main(): Promise<void> {
   const configFile = option('config') ?? ''
   const config = readConfig(podConfig, configFile)
+  if (config.attester.kind !== 'simulated') throw new Error(`${configFile}: the attester is not the simulated one`)
   const rolesDir = option('roles') ?? dirname(fileURLToPath(import.meta.url))
   const silicon = await installedSilicon(option('state') ?? '')
   const hostData = createHash('sha256').update(readFileSync(config.launchConfig)).digest()

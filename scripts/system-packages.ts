@@ -1,4 +1,5 @@
-// What the tests want from the system: a browser, and a PostgreSQL server of the distribution's own.
+// What the tests want from the system: a browser, a PostgreSQL server of the distribution's own, an emulated TPM with the
+// tools and the library that other people read TPMs with.
 // Installed when this process may (root, or sudo without a password); otherwise it says exactly what to install.
 import { spawnSync } from 'node:child_process'
 import { existsSync, globSync } from 'node:fs'
@@ -7,6 +8,8 @@ const onPath = (name: string) => (process.env['PATH'] ?? '').split(':').some(fol
 
 const wanted: Readonly<Record<string, () => boolean>> = {
   chromium: () => onPath('chromium'),
+  swtpm: () => onPath('swtpm'),
+  'tpm2-tools': () => onPath('tpm2_quote'),
   postgresql: () => globSync('/usr/lib/postgresql/*/bin/postgres').length > 0,
 }
 

@@ -3,10 +3,10 @@
  * of a TPM, and the CCEL of a TD, which is the same with other registers. A log is a claim of the host's until it
  * replays to registers that hardware signed; then its digests are true, and its texts where they hash to them.
  */
-import { equal, utf8 } from '../bytes.ts'
+import { concat, equal, utf8 } from '../bytes.ts'
 import { Malformed, Unsupported } from '../errors.ts'
 import { Reader, u16le, u32le, u8 } from '../layout.ts'
-import { type Bank, bankOf, digestBytes } from '../tpm/algorithms.ts'
+import { type Bank, bankId, bankOf, digestBytes } from '../tpm/algorithms.ts'
 
 export type LoggedEvent = Readonly<{
   /** PCR of a TPM; measurement register of a TD. */
@@ -16,7 +16,12 @@ export type LoggedEvent = Readonly<{
   data: Uint8Array
 }>
 /** The events behind the first one, which only says how to read them; in the old form there is none such. */
-export type EventLog = Readonly<{ banks: readonly Bank[]; events: readonly LoggedEvent[] }>
+export type EventLog = Readonly<{
+  banks: readonly Bank[]
+  events: readonly LoggedEvent[]
+  /** The log up to its last event, without the erased area behind. */
+  bytes: Uint8Array
+}>
 
 /** EV_NO_ACTION: says something about the log, and is never extended. */
 export const NO_ACTION = 0x00000003
@@ -88,7 +93,22 @@ export function decodeEventLog(bytes: Uint8Array): EventLog {
     if (events.length === EVENTS_CAP) throw new Malformed(`event log: more than ${EVENTS_CAP} events`)
     events.push(agile ? readEvent(input, banks) : readFirstForm(input))
   }
-  return { banks, events }
+  return { banks, events, bytes: bytes.subarray(0, input.offset) }
+}
+
+const u16 = (value: number) => Uint8Array.of(value, value >> 8)
+const u32 = (value: number) => Uint8Array.of(value, value >> 8, value >> 16, value >> 24)
+
+/**
+ * The log with one event more: of what was extended after firmware had handed its log over. A digest of zeros stands in
+ * for a bank that was not extended.
+ */
+export function appendEvent({ banks, bytes }: EventLog, event: LoggedEvent): Uint8Array {
+  const digests = banks.map(bank =>
+    concat(u16(bankId(bank)), event.digests.get(bank) ?? new Uint8Array(digestBytes[bank])),
+  )
+  const head = concat(u32(event.register), u32(event.type), u32(digests.length))
+  return concat(bytes, head, ...digests, u32(event.data.length), event.data)
 }
 
 /** The digest of an event in one bank. */

@@ -10,9 +10,8 @@ import { equal } from '../../attestation/bytes.ts'
 import { Refusal, Unavailable } from '../../attestation/errors.ts'
 import { decodeEvidence } from '../../attestation/evidence.ts'
 import type { SyncPrimitives } from '../../attestation/primitives/primitives.ts'
-import { reportData } from '../../attestation/session/transcript.ts'
 import { bytes, decode, encodeAs, oneOf } from '../../attestation/wire.ts'
-import type { Attester } from './attester.ts'
+import { type Attester, attesterOf } from './attester.ts'
 
 export const MESSAGE_CAP = 64 * 1024
 export const request = oneOf({ report: { reportData: bytes(64) } })
@@ -142,25 +141,11 @@ function evidenceOf(received: Uint8Array, data: Uint8Array): Uint8Array | 'refus
 /** @param path a unix socket, or the character device of a virtio-serial port. */
 export function simulatedAttester(p: SyncPrimitives, path: string): Attester {
   const exchange = statSync(path, { throwIfNoEntry: false })?.isCharacterDevice() ? overPort(path) : overSocket(path)
-  /** The silicon makes one report at a time; so does this. */
-  let turn: Promise<unknown> = Promise.resolve()
-  const quote = async (data: Uint8Array): Promise<Uint8Array> => {
+  return attesterOf(p, 'simulated', async data => {
     const message = encodeAs(request, { kind: 'report', reportData: data })
     const received = await exchange(message, each => evidenceOf(each, data) !== null)
     const evidence = evidenceOf(received, data)
     if (evidence === 'refused' || evidence === null) throw new Unavailable('the security processor refused')
     return evidence
-  }
-  return {
-    platform: 'simulated',
-    evidence(purpose, transcript) {
-      // Callers in this process are typed; one that fell is not (attack row 17).
-      if (purpose !== 'session') throw new RangeError(`no evidence for the purpose "${String(purpose)}"`)
-      if (transcript.length !== 32) throw new RangeError(`expected a transcript of 32 bytes, got ${transcript.length}`)
-      const mine = turn.then(() => quote(reportData(p, purpose, 'pod', transcript)))
-      turn = mine.catch(() => {})
-      return mine
-    },
-    close() {},
-  }
+  })
 }

@@ -8,6 +8,7 @@ import { url as inspectorUrl } from 'node:inspector'
 import { join } from 'node:path'
 import { nodePrimitives } from '../../attestation/primitives/node.ts'
 import { decodeLaunchConfig, launchHash, routingId } from '../../attestation/session/index.ts'
+import { machineAttester } from '../attester/machine.ts'
 import { simulatedAttester } from '../attester/simulated.ts'
 import { sockets } from '../edge/verbs.ts'
 import { listen } from '../link.ts'
@@ -73,9 +74,14 @@ async function main(): Promise<void> {
   const message = await readHandover()
   const handover = decodeHandover(message)
   message.fill(0)
-  const attester = simulatedAttester(p, role.config.attester.socket)
+  const identity = readIdentity(role, handover)
+  const { attester: wanted } = role.config
+  const attester =
+    wanted.kind === 'simulated'
+      ? simulatedAttester(p, wanted.socket)
+      : await machineAttester(p, { launch: identity.launch, simulated: wanted.simulated })
   const ports: Ports = { p, attester, supervisor, store: api.store, monotonic, delay }
-  const made = new Keyholder(ports, readIdentity(role, handover))
+  const made = new Keyholder(ports, identity)
   if (handover !== null) await made.inherit(handover)
   setInterval(() => made.tick(), TICK_MS)
   resolve(made)
