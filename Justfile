@@ -24,6 +24,10 @@ bench *args:
 attacks *args:
     npm run attacks --silent -- {{args}}
 
+# what the TPM of this machine says of itself: just tpm --tcti swtpm:path=/run/swtpm
+tpm *args:
+    npm run tpm --silent -- {{args}}
+
 # search the session's state machines for attacks
 explore *args:
     npm run explore --silent -- {{args}}
