@@ -1,4 +1,5 @@
 /** Leaves of the log (PROTOCOL 2.7): what one commit changed, and the state root after it. */
+import { HEAD_CAP } from './head.ts'
 import { array, bytes, decode, encodeAs, nullable, type Of, oneOf, struct, text, tuple, uint } from '../wire.ts'
 
 export const MAX_CHANGES = 4096
@@ -15,6 +16,8 @@ const control = oneOf({
   lock: { cause: text({ max: 64 }) },
   /** The bucket count doubled to this. */
   buckets: { count: uint(0xffffffff) },
+  /** A fresh pod took in the items of another: which pod, its head, how many. */
+  restored: { pod: bytes(16), head: bytes({ max: HEAD_CAP }), items: uint() },
 })
 export type Control = Of<typeof control>
 

@@ -170,6 +170,13 @@ export const rootCredential = (): Uint8Array => encodeAs(credential, ['root', []
 export const deviceCredential = (certificate: Uint8Array): Uint8Array => encodeAs(credential, ['dev', [certificate]])
 export const grantCredential = (value: Uint8Array): Uint8Array => encodeAs(credential, ['grant', [value]])
 
+/** The key that a credential of one's own names, not judged: the root's, the device's, the grantee's. */
+export function credentialKey(input: Uint8Array, root: PublicKey): PublicKey {
+  const [kind, [link]] = decode(credential, input, CREDENTIAL_CAP)
+  if (link === undefined) return root
+  return kind === 'dev' ? decodeDeviceCert(link).device : decodeGrant(link).audience
+}
+
 /** `notAfter`: when its credential, or its issuer's, expires, so that a live session can end with it. */
 export type Principal = Readonly<
   | { kind: 'root'; key: PublicKey }

@@ -4,7 +4,7 @@
  */
 import { type Code, Rejection, Unavailable } from '../../attestation/errors.ts'
 import { Aborted, Undecided } from '../store/database.ts'
-import type { NewBucket, Prepared, Store } from '../store/store.ts'
+import type { Part, Prepared, Store } from '../store/store.ts'
 import type { Buckets } from './buckets.ts'
 import { type Keyholder, refusal } from './keyholder.ts'
 
@@ -181,7 +181,7 @@ export class Commits {
   async #split(): Promise<void> {
     const state: { commit: Prepared | null } = { commit: null }
     try {
-      await this.#store.commitSplit(this.#halves(state), async () => {
+      await this.#store.commitInParts(this.#halves(state), async () => {
         if (state.commit === null) throw new Rejection('state', 'tampered', 'the bucket map has holes')
         return state.commit
       })
@@ -197,7 +197,7 @@ export class Commits {
     }
   }
 
-  async *#halves(state: { commit: Prepared | null }): AsyncGenerator<readonly NewBucket[]> {
+  async *#halves(state: { commit: Prepared | null }): AsyncGenerator<Part> {
     const count = this.#store.bucketCount
     for (let first = 0; first < count; first += SPLIT_BUCKETS) {
       const indices = Array.from({ length: Math.min(SPLIT_BUCKETS, count - first) }, (_, i) => first + i)
@@ -205,7 +205,7 @@ export class Commits {
       const last = first + SPLIT_BUCKETS >= count ? 1 : 0
       const answer = await this.#keyholder.split({ buckets, last })
       if (answer.kind === 'prepared') state.commit = answer.commit
-      else yield answer.buckets
+      else yield { buckets: answer.buckets }
     }
   }
 }

@@ -86,6 +86,9 @@ export class Keyholder {
   append(asked: Asked<'append'>): Promise<Got<'prepared' | 'nothing'>> {
     return this.#ask({ kind: 'append', ...asked }, 'prepared', 'nothing')
   }
+  restore(asked: Asked<'restore'>): Promise<Got<'halves' | 'prepared'>> {
+    return this.#ask({ kind: 'restore', ...asked }, 'halves', 'prepared')
+  }
   /** The head to let out. */
   async adopt(seq: number): Promise<Uint8Array> {
     return (await this.#ask({ kind: 'adopt', seq }, 'adopted')).head

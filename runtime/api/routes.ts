@@ -7,6 +7,7 @@ import type { Phase } from '../edge/verbs.ts'
 import type { GrantVerb } from '../keyholder/verbs.ts'
 import type { SealedRequest } from './carrier.ts'
 import type { Data } from './data.ts'
+import * as backup from './backup-routes.ts'
 import * as files from './files-routes.ts'
 import * as items from './items-routes.ts'
 import * as log from './log-routes.ts'
@@ -74,4 +75,7 @@ export const routes: readonly Route[] = [
   ['POST',   '/v1/uploads/:id/commit',            'each',    writable, files.finish],
   ['DELETE', '/v1/uploads/:id',                   'each',    writable, files.abandon],
   ['GET',    '/v1/files/:coll/:id',               'read',    readable, files.read],
+
+  ['GET',    '/v1/backup',                        'owner',   readable, backup.copy],
+  ['POST',   '/v1/restore',                       'owner',   writable, backup.restore],
 ]

@@ -4,15 +4,15 @@
  * What does not open under the state key is refused. What opens, but does not fit together or does not extend the
  * head that the owner knows, is an older or another state of this very pod: SUSPECT, readable and never written.
  */
-import { concat, equal, utf8 } from '../../attestation/bytes.ts'
+import { concat, equal } from '../../attestation/bytes.ts'
 import { Refusal, Rejection } from '../../attestation/errors.ts'
 import { checkHead, decodeHead, type Head } from '../../attestation/log/head.ts'
 import { decodeLeaf } from '../../attestation/log/leaf.ts'
-import { Bucket, bucketHash, BucketHashes, entryKey, FIRST_BUCKETS, slotOf } from '../../attestation/log/map.ts'
+import { Bucket, bucketHash, BucketHashes, FIRST_BUCKETS, slotOf } from '../../attestation/log/map.ts'
 import { Frontier, leafHash, verifyConsistency, verifyInclusion } from '../../attestation/log/merkle.ts'
+import { openRow } from '../../attestation/log/rows.ts'
+import { decodeState, STATE_COLL, STATE_ENTRY, STATE_ID, type StoredState } from '../../attestation/log/state.ts'
 import type { MacKey, SyncPrimitives } from '../../attestation/primitives/primitives.ts'
-import { array, bytes, decode, encodeAs, nullable, type Of, struct, uint } from '../../attestation/wire.ts'
-import { openRow } from './state-rows.ts'
 
 export type KnownHead = Readonly<{ size: number; logRoot: Uint8Array }>
 /** A row of coll = 16 zero bytes; the store keeps the newest by id. */
@@ -59,25 +59,6 @@ export type PodState = Readonly<{
   policy: Uint8Array | null
   checkValues: readonly Readonly<{ kid: Uint8Array; value: Uint8Array }>[]
 }>
-
-export const STATE_COLL = new Uint8Array(16)
-export const STATE_ID = utf8('pas1-pod-state-1')
-export const STATE_ENTRY = entryKey(STATE_COLL, STATE_ID)
-export const STATE_CAP = 256 * 1024
-
-const podState = struct(['pas1-state', 1], {
-  /** Where a bucket is must not depend on the epoch: the map key outlives ratchets. */
-  mapKey: bytes(32),
-  releaseSeq: uint(),
-  manifest: uint(),
-  policySeq: uint(),
-  policy: nullable(bytes({ max: 64 * 1024 })),
-  checkValues: array(struct([], { kid: bytes(16), value: bytes(16) }), { max: 4096 }),
-})
-/** The pod's state as its row has it, with the map key. */
-export type StoredState = Of<typeof podState>
-export const encodeState = (state: StoredState): Uint8Array => encodeAs(podState, state)
-export const decodeState = (state: Uint8Array): StoredState => decode(podState, state, STATE_CAP)
 
 export type Keys = Readonly<{ p: SyncPrimitives; state: MacKey; head: MacKey; podId: Uint8Array; bootId: Uint8Array }>
 /** What it takes to write. A SUSPECT ledger has none of it. */

@@ -16,33 +16,38 @@ import {
   BucketHashes,
   CROWDED_ENTRIES,
   type Edit,
+  type Entry,
   entryKey,
+  FIRST_BUCKETS,
   MAX_BUCKET_ENTRIES,
   MAX_BUCKETS,
   slotOf,
 } from '../../attestation/log/map.ts'
-import { Frontier, leafHash, type Node } from '../../attestation/log/merkle.ts'
+import { Frontier, isPowerOfTwo, leafHash, type Node } from '../../attestation/log/merkle.ts'
+import { openRow, sealRow } from '../../attestation/log/rows.ts'
+import {
+  decodeState,
+  encodeState,
+  STATE_CAP,
+  STATE_COLL,
+  STATE_ENTRY,
+  STATE_ID,
+  type StoredState,
+} from '../../attestation/log/state.ts'
 import type { SyncPrimitives } from '../../attestation/primitives/primitives.ts'
 import { array, bytes, decode, encodeAs, nullable, struct, text, uint } from '../../attestation/wire.ts'
 import {
   type Contents,
-  decodeState,
-  encodeState,
   type Keys,
   openBucket,
   type Opening,
   openStored,
   type PodState,
   type Standing,
-  STATE_CAP,
-  STATE_COLL,
-  STATE_ENTRY,
-  STATE_ID,
   type StateRow,
-  type StoredState,
   type Suspicion,
 } from './ledger-stored.ts'
-import { openRow, sealRow } from './state-rows.ts'
+import { Restoring } from './restoring.ts'
 
 export type { KnownHead, Opening, PodState, StateRow, Stored, Suspicion } from './ledger-stored.ts'
 export type SealedBucket = Readonly<{ index: number; sealed: Uint8Array }>
@@ -418,15 +423,53 @@ export class Ledger {
       seal: bucket => this.#sealBucket(bucket),
       commit: (doubled, stateBucket, isCrowded, now) => {
         checkGoesOn()
-        return this.#commitSplit(standing, doubled, stateBucket, isCrowded, now)
+        const control: Control = { kind: 'buckets', count: 2 * hashes.count }
+        return this.#commitMap(standing, { hashes: doubled, stateBucket, isCrowded }, control, now)
       },
     })
   }
 
-  #commitSplit(standing: Standing, doubled: Uint8Array, stateBucket: Bucket, isCrowded: boolean, now: number): Commit {
-    const hashes = new BucketHashes(this.#keys.p, doubled)
+  /** Building the map of a fresh pod from another pod's items is a commit of its own. Throws Rejection `conflict` where there are items. */
+  startRestore(count: number): Restoring {
+    const standing = this.#checkWritable()
+    if (!isPowerOfTwo(count) || count < FIRST_BUCKETS || count > MAX_BUCKETS) {
+      throw new Rejection('state', 'limit', `${count} buckets`)
+    }
+    this.#checkHoldsNothing(standing)
+    const started: Outstanding = { seq: this.size, next: null, apply: () => {} }
+    this.#outstanding = started
+    return new Restoring(count, {
+      slot: (coll, id) => this.#slot(coll, id),
+      state: standing.stateBucket.get(STATE_ENTRY) as Entry,
+      seal: bucket => this.#sealBucket(bucket),
+      commit: (hashes, stateBucket, isCrowded, from, now) => {
+        if (this.#outstanding !== started) throw new Rejection('state', 'conflict', 'this restore is over')
+        return this.#commitMap(standing, { hashes, stateBucket, isCrowded }, { kind: 'restored', ...from }, now)
+      },
+    })
+  }
+
+  /** Every bucket as in a pod's first commit: what is restored never covers what is there. */
+  #checkHoldsNothing({ stateBucket }: Standing): void {
+    const { hashes } = this.#contents
+    const isEmpty = (index: number) =>
+      index === stateBucket.index
+        ? stateBucket.count === 1
+        : equal(hashes.hash(index), bucketHash(this.#keys.p, Bucket.empty(index)))
+    const indices = Array.from({ length: hashes.count }, (_, index) => index)
+    if (indices.every(isEmpty)) return
+    throw new Rejection('state', 'conflict', 'this pod holds items; a backup goes into a fresh one')
+  }
+
+  #commitMap(
+    standing: Standing,
+    map: Readonly<{ hashes: Uint8Array; stateBucket: Bucket; isCrowded: boolean }>,
+    control: Control,
+    now: number,
+  ): Commit {
+    const { stateBucket, isCrowded } = map
+    const hashes = new BucketHashes(this.#keys.p, map.hashes)
     const { state } = this.#contents
-    const control: Control = { kind: 'buckets', count: hashes.count }
     const appended = this.#append(standing.frontier, { changes: [], control, stateRoot: hashes.root, state, now })
     this.#outstanding = {
       seq: this.size,

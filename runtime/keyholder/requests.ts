@@ -15,6 +15,7 @@ import {
 import type { Of } from '../../attestation/wire.ts'
 import type { Ledger, Split } from './ledger.ts'
 import { forWire, type Pod } from './pod.ts'
+import type { Restoring } from './restoring.ts'
 import { isOwners, type Session } from './sessions.ts'
 import { type apiRequest, type GrantVerb, grantVerbs, type keyholderAnswer, UPLOAD_VERSION } from './verbs.ts'
 
@@ -32,6 +33,7 @@ export class Requests {
   /** The api's commit in the store's hands, by its place in the log. */
   #outstanding: number | null = null
   #split: Split | null = null
+  #restoring: Restoring | null = null
   #waiting = false
 
   constructor(pod: Pod) {
@@ -73,6 +75,8 @@ export class Requests {
         return this.#abandon(request)
       case 'split':
         return this.#splitMap(request)
+      case 'restore':
+        return this.#restore(request)
       case 'head':
         return this.#head()
       case 'openLeaves':
@@ -191,7 +195,7 @@ export class Requests {
 
   /** One commit of the api's is outstanding or waiting, never more. */
   async #takeTurn(): Promise<void> {
-    if (this.#waiting || this.#outstanding !== null || this.#split !== null) {
+    if (this.#waiting || this.#outstanding !== null || this.#split !== null || this.#restoring !== null) {
       throw new Unavailable('a commit is outstanding')
     }
     this.#waiting = true
@@ -268,6 +272,37 @@ export class Requests {
       const ledger = pod.ledger
       ledger?.abandon(ledger.size)
       this.#split = null
+      pod.turn.pass()
+      throw error
+    }
+  }
+
+  /** The map of a fresh pod, some buckets at a time; the last answer is a commit like any other. */
+  async #restore({ sid, count, buckets, from }: Asked<'restore'>): Promise<KeyholderAnswer> {
+    const pod = this.#pod
+    const { principal } = this.#session(sid)
+    if (!hasCapability(principal, 'recover')) throw new Rejection('credential', 'scope', 'this session may not restore')
+    if (this.#restoring === null) {
+      await this.#takeTurn()
+      try {
+        this.#restoring = pod.writable().startRestore(count)
+      } catch (error) {
+        pod.turn.pass()
+        throw error
+      }
+    }
+    const restoring = this.#restoring
+    try {
+      const built = buckets.map(entries => restoring.add(entries))
+      if (from === null) return { kind: 'halves', buckets: built }
+      const commit = restoring.finish(from, pod.clock.now())
+      this.#restoring = null
+      this.#outstanding = commit.seq
+      return { kind: 'prepared', commit: { ...forWire(commit), buckets: built }, refused: [], split: 0 }
+    } catch (error) {
+      const ledger = pod.ledger
+      ledger?.abandon(ledger.size)
+      this.#restoring = null
       pod.turn.pass()
       throw error
     }

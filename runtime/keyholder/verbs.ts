@@ -77,6 +77,18 @@ export const apiRequest = oneOf({
   abandon: { seq: uint() },
   /** A split of the bucket map, asked for by `append`'s answer; all buckets in ascending order, some at a time. */
   split: { buckets: array(bucket, { max: MAX_BATCH }), last: uint(1) },
+  /**
+   * A fresh pod takes in another's items: all buckets of the new map in ascending order, some at a time; with `from`,
+   * the last of them. For the root, or a device that may recover.
+   */
+  restore: {
+    sid,
+    count: uint(0xffffffff),
+    buckets: array(array(struct([], { coll, id: itemId, version: uint(), rowHash: hash }), { max: MAX_BATCH }), {
+      max: MAX_BATCH,
+    }),
+    from: nullable(struct([], { pod: bytes(16), head: bytes({ max: 512 }) })),
+  },
   /** The adopted head, for a client that asks and for the pod's time. Answered `adopted`. */
   head: {},
   /** Leaves of the log, sealed, to be opened for the owner. */
@@ -129,7 +141,7 @@ export const keyholderAnswer = oneOf({
     refused: array(nullable(text({ max: 32 })), { max: MAX_BATCH }),
     split: uint(1),
   },
-  /** To every `split` but the last: the halves of the buckets just sent. The last is answered `prepared`. */
+  /** To every `split` and `restore` but the last: the buckets to write. The last is answered `prepared`. */
   halves: { buckets: array(newBucket, { max: 2 * MAX_BATCH }) },
   /** Nothing to commit: every change was refused. */
   nothing: { refused: array(nullable(text({ max: 32 })), { max: MAX_BATCH }) },

@@ -17,6 +17,8 @@ export type StateRow = Readonly<{ id: Uint8Array; version: number; sealed: Uint8
 
 export type CommitWrites = Readonly<{
   seq: number
+  /** Of the first item created here, in the order of creation. */
+  place: number
   leaf: Uint8Array
   /** Roots of the perfect subtrees that the leaf completes, its own hash first. */
   nodes: Uint8Array
@@ -47,6 +49,11 @@ const tables = {
     apply: rows => `INSERT INTO pod.buckets (index, sealed, hash) ${rows}
       ON CONFLICT (index) DO UPDATE SET sealed = excluded.sealed, hash = excluded.hash`,
   },
+  newChunks: {
+    columns: ['coll uuid', 'id uuid', 'index bigint', 'hash bytea', 'sealed bytea'],
+    apply: rows => `INSERT INTO pod.chunks (coll, id, index, hash, sealed) ${rows}
+      ON CONFLICT (coll, id, index) DO UPDATE SET hash = excluded.hash, sealed = excluded.sealed`,
+  },
   stateRows: {
     columns: ['id uuid', 'version bigint', 'sealed bytea'],
     apply: rows => `INSERT INTO pod.state_rows (id, version, sealed) ${rows}
@@ -54,7 +61,8 @@ const tables = {
   },
 } satisfies Record<string, Table>
 type TableName = keyof typeof tables
-const tableNames = Object.keys(tables) as TableName[]
+/** Those of an ordinary commit; chunks of files are written before it. */
+const tableNames = Object.keys(tables).filter(name => name !== 'newChunks') as Exclude<TableName, 'newChunks'>[]
 
 /** Row counts in the order of {@link tableNames}, each 0 or a power of two: every combination is prepared once. */
 type Shape = readonly number[]
@@ -108,13 +116,22 @@ function textOf(shape: Shape): { name: string; text: string } {
 /** Items created in one commit keep their order; `ord` leaves room for this many. */
 export const MAX_ITEMS = 1024
 
+/** The places in the order of creation that a commit may give out start here. */
+export const firstPlace = (seq: number): number => seq * MAX_ITEMS
+
 export function commitStatement(writes: CommitWrites): { name: string; text: string; values: Value[] } {
-  const rows: Record<TableName, Value[][]> = { upserts: [], deletes: [], chunks: [], buckets: [], stateRows: [] }
+  const rows: Record<(typeof tableNames)[number], Value[][]> = {
+    upserts: [],
+    deletes: [],
+    chunks: [],
+    buckets: [],
+    stateRows: [],
+  }
   for (const [i, { coll, id, version, epoch, sealed }] of writes.items.entries()) {
     if (sealed === null) {
       rows.deletes.push([coll, id])
       rows.chunks.push([coll, id])
-    } else rows.upserts.push([coll, id, version, epoch, writes.seq * MAX_ITEMS + i, sealed])
+    } else rows.upserts.push([coll, id, version, epoch, writes.place + i, sealed])
   }
   for (const { index, sealed, hash } of writes.buckets) rows.buckets.push([index, sealed, hash])
   for (const { id, version, sealed } of writes.stateRows) rows.stateRows.push([id, version, sealed])
@@ -128,10 +145,39 @@ export function commitStatement(writes: CommitWrites): { name: string; text: str
   return { ...textOf(shape), values }
 }
 
-/** Buckets alone, for a split too large for one statement. */
-export function bucketStatement(buckets: readonly NewBucket[]): { name: string; text: string; values: Value[] } {
-  const rows = roundUp(buckets.length)
-  const values: Value[] = buckets.flatMap(({ index, sealed, hash }) => [index, sealed, hash])
-  while (values.length < rows * tables.buckets.columns.length) values.push(null)
-  return { name: `buckets ${rows}`, text: tables.buckets.apply(valuesList(tables.buckets, rows, 1)), values }
+/** Rows of one table alone, for a commit too large for one statement. */
+function partStatement(name: 'upserts' | 'buckets' | 'newChunks', rows: readonly Value[][]) {
+  const count = roundUp(rows.length)
+  const values = rows.flat()
+  while (values.length < count * tables[name].columns.length) values.push(null)
+  return { name: `${name} ${count}`, text: tables[name].apply(valuesList(tables[name], count, 1)), values }
+}
+
+/** Rows that a large commit brings besides log and head, some at a time. */
+export type Part = Readonly<{
+  buckets?: readonly NewBucket[]
+  /** `ord`: place in the order of creation. */
+  items?: readonly (ItemWrite & Readonly<{ ord: number; sealed: Uint8Array }>)[]
+  chunks?: readonly Readonly<{
+    coll: Uint8Array
+    id: Uint8Array
+    index: number
+    hash: Uint8Array
+    sealed: Uint8Array
+  }>[]
+}>
+
+const ROWS_A_STATEMENT = 256
+
+export function* partStatements({ buckets = [], items = [], chunks = [] }: Part) {
+  const rows = {
+    upserts: items.map(({ coll, id, version, epoch, ord, sealed }) => [coll, id, version, epoch, ord, sealed]),
+    buckets: buckets.map(({ index, sealed, hash }) => [index, sealed, hash]),
+    newChunks: chunks.map(({ coll, id, index, hash, sealed }) => [coll, id, index, hash, sealed]),
+  }
+  for (const name of ['upserts', 'buckets', 'newChunks'] as const) {
+    for (let at = 0; at < rows[name].length; at += ROWS_A_STATEMENT) {
+      yield partStatement(name, rows[name].slice(at, at + ROWS_A_STATEMENT))
+    }
+  }
 }

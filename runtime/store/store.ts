@@ -18,11 +18,21 @@ import {
   peakNodes,
 } from '../../attestation/log/merkle.ts'
 import type { SyncPrimitives } from '../../attestation/primitives/primitives.ts'
-import { bucketStatement, commitStatement, type ItemWrite, type NewBucket, type StateRow } from './commit-statement.ts'
+import {
+  commitStatement,
+  firstPlace,
+  type ItemWrite,
+  type NewBucket,
+  type Part,
+  partStatements,
+  type StateRow,
+} from './commit-statement.ts'
 import { Aborted, type Connection, ConnectionLost, connect, fromBytea, fromUuid, Pool, Undecided } from './database.ts'
 import { checkSchema } from './migrations.ts'
+import { Snapshot } from './snapshot.ts'
 
-export type { ItemWrite, NewBucket, StateRow } from './commit-statement.ts'
+export type { ItemWrite, NewBucket, Part, StateRow } from './commit-statement.ts'
+export type { Snapshot, SnapshotChunk, SnapshotItem } from './snapshot.ts'
 
 /** A row as the store has it: sealed, and its place. */
 export type ItemRow = Readonly<{
@@ -92,6 +102,8 @@ export class Store {
   #size = 0
   #items = 0
   #bucketCount = 0
+  /** No item's place in the order of creation is as high: restored items brought places of their own. */
+  #nextPlace = 0
   #closed = false
   /** Commits one after the other. */
   #turn: Promise<unknown> = Promise.resolve()
@@ -108,11 +120,12 @@ export class Store {
       const writer = await store.#session()
       await checkSchema(writer)
       const [counts] = await writer.rows(
-        'SELECT (SELECT size FROM pod.head), (SELECT count(*) FROM pod.items), (SELECT count(*) FROM pod.buckets)',
+        `SELECT (SELECT size FROM pod.head), count(*), (SELECT count(*) FROM pod.buckets), max(ord) FROM pod.items`,
       )
       store.#size = asNumber(counts?.[0])
       store.#items = asNumber(counts?.[1])
       store.#bucketCount = asNumber(counts?.[2])
+      store.#nextPlace = counts?.[3] == null ? 0 : asNumber(counts[3]) + 1
       return store
     } catch (error) {
       await store.close()
@@ -242,6 +255,11 @@ export class Store {
     }
   }
 
+  /** Everything as of now, for a backup. The caller closes it. */
+  snapshot(): Promise<Snapshot> {
+    return Snapshot.take(this.#options.url)
+  }
+
   // Writing
 
   /**
@@ -252,24 +270,30 @@ export class Store {
   commit(prepared: Prepared, items: readonly ItemWrite[], created = 0): Promise<void> {
     return this.#inTurn(async () => {
       this.#checkFollows(prepared)
+      const writes = this.#writesOf(prepared, items)
       await this.#decide(prepared, async writer => {
-        const { text, values, name } = commitStatement(writesOf(prepared, items))
+        const { text, values, name } = commitStatement(writes)
         await writer.rows(text, values, name)
       })
       this.#advance(prepared)
+      this.#nextPlace = writes.place + items.length
       this.#items += created
     })
   }
 
-  /** A commit whose buckets are too many for one statement: `halves` yields them, `last` gives the commit. */
-  commitSplit(halves: AsyncIterable<readonly NewBucket[]>, last: () => Promise<Prepared>): Promise<void> {
+  /**
+   * A commit whose rows are too many for one statement: `parts` yields them, then `last` gives the commit. All of it is
+   * one transaction. `created` is asked for at the end: by how many items the pod grows.
+   */
+  commitInParts(parts: AsyncIterable<Part>, last: () => Promise<Prepared>, created = () => 0): Promise<void> {
     return this.#inTurn(async () => {
       const writer = await this.#session()
       let prepared: Prepared
       try {
         await writer.simple('BEGIN')
-        for await (const part of halves) await this.#writeBuckets(writer, part)
+        for await (const part of parts) await this.#writePart(writer, part)
         prepared = await last()
+        await this.#writePart(writer, { buckets: prepared.buckets })
       } catch (error) {
         await writer.close() // which rolls back
         throw error
@@ -277,7 +301,7 @@ export class Store {
       await this.#decide(prepared, async again => {
         if (again !== writer) throw new Aborted('40000', 1, null)
         this.#checkFollows(prepared)
-        const { text, values, name } = commitStatement(writesOf(prepared, []))
+        const { text, values, name } = commitStatement({ ...this.#writesOf(prepared, []), buckets: [] })
         try {
           await writer.rows(text, values, name)
         } catch (error) {
@@ -287,20 +311,24 @@ export class Store {
         await writer.simple('COMMIT')
       })
       this.#advance(prepared)
+      this.#items += created()
     })
   }
 
-  async #writeBuckets(writer: Connection, buckets: readonly NewBucket[]): Promise<void> {
-    for (let at = 0; at < buckets.length; at += 256) {
-      const { text, values, name } = bucketStatement(buckets.slice(at, at + 256))
-      await writer.rows(text, values, name)
-    }
+  async #writePart(writer: Connection, part: Part): Promise<void> {
+    for (const { ord } of part.items ?? []) this.#nextPlace = Math.max(this.#nextPlace, ord + 1)
+    for (const { text, values, name } of partStatements(part)) await writer.rows(text, values, name)
   }
 
   #inTurn<T>(act: () => Promise<T>): Promise<T> {
     const turn = this.#turn.then(act)
     this.#turn = turn.catch(() => {})
     return turn
+  }
+
+  #writesOf(prepared: Prepared, items: readonly ItemWrite[]) {
+    const place = Math.max(firstPlace(prepared.seq), this.#nextPlace)
+    return { ...prepared, place, nodes: concat(...prepared.nodes.map(node => node.hash)), items }
   }
 
   /** A keyholder that counts otherwise than the store has another store in mind. */
@@ -438,12 +466,6 @@ export class Store {
     return row === undefined ? null : fromBytea(row[0])
   }
 }
-
-const writesOf = (prepared: Prepared, items: readonly ItemWrite[]) => ({
-  ...prepared,
-  nodes: concat(...prepared.nodes.map(node => node.hash)),
-  items,
-})
 
 /** The log's key without a value, or with one that is taken: the head is not where this commit follows. */
 const GUARD_STATES = ['23502', '23505']

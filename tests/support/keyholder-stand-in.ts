@@ -138,6 +138,8 @@ export class KeyholderStandIn {
         return { kind: 'done' }
       case 'split':
         return this.#splitMap(request)
+      case 'restore':
+        throw new Rejection('data', 'scope', 'restores are tested with the real keyholder')
       case 'head':
         return { kind: 'adopted', head: this.#open.head as Uint8Array }
       case 'openLeaves':

@@ -14,7 +14,7 @@ import {
 import { BucketHashes } from '../../../attestation/log/map.ts'
 import { consistencyProof } from '../../../attestation/log/merkle.ts'
 import type { Commit, Ledger, NewBucket, Stored } from '../../../runtime/keyholder/ledger.ts'
-import { sealRow } from '../../../runtime/keyholder/state-rows.ts'
+import { sealRow } from '../../../attestation/log/rows.ts'
 import {
   coll,
   create,

@@ -1,6 +1,6 @@
 import test from 'ava'
 import fc from 'fast-check'
-import { openRow, type RowKind, sealRow } from '../../../runtime/keyholder/state-rows.ts'
+import { openRow, type RowKind, sealRow } from '../../../attestation/log/rows.ts'
 import { filled, p } from '../../support/ledger-store.ts'
 
 const key = p.macKey(filled(32, 1))

@@ -7,9 +7,9 @@
  *
  * SK is derived for one pod, so a row of another pod does not open; nor does one of another kind or index.
  */
-import type { MacKey, SyncPrimitives } from '../../attestation/primitives/primitives.ts'
-import { kdf } from '../../attestation/session/transcript.ts'
-import { encode } from '../../attestation/wire.ts'
+import type { MacKey, SyncPrimitives } from '../primitives/primitives.ts'
+import { kdf } from '../session/transcript.ts'
+import { encode } from '../wire.ts'
 
 /** What a row is, with its index: a leaf's `seq`, a bucket's index, 0 for what there is one of. */
 export type RowKind = 'leaf' | 'bucket' | 'head' | 'state'
