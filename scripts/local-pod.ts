@@ -8,6 +8,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { equal, hex } from '../attestation/bytes.ts'
 import { Unavailable } from '../attestation/errors.ts'
 import { nodePrimitives } from '../attestation/primitives/node.ts'
 import { platformPin } from '../attestation/snp/rules.ts'
@@ -97,7 +98,10 @@ export async function startLocalPod(options: LocalPodOptions): Promise<LocalPod>
   const measurement = measureRoles(options.signedRolesDir ?? rolesDir)
   const { installation, owner, manifest, chipId } = await ensureOwner(options, measurement, now)
 
-  const dataDir = join(installation.folder.path, 'data')
+  const { namespace, launchConfig: identity } = owner.home
+  // A pod that a backup is to go into begins with nothing, and what the one before it had stays where it was.
+  const suffix = equal(namespace, identity.podId) ? '' : `-${hex(identity.podId).slice(0, 8)}`
+  const dataDir = join(installation.folder.path, `data${suffix}`)
   mkdirSync(dataDir, { recursive: true, mode: 0o700 })
   const runDir = mkdtempSync(join(tmpdir(), 'attested-pod-'))
   const launchConfig = join(runDir, 'launch-config')

@@ -107,7 +107,7 @@ const seconds = (value: number | undefined) => `${(value ?? 0).toFixed(value !==
 /** Names of the leases a release left, for people and for programs. */
 async function leasesOf(session: Session, owner: OpenOwner, pod: PodStatus) {
   const names = new Map(
-    (await owner.collections()).map(name => [hex(collectionId(p, session.podId, name)), `collection ${name}`]),
+    (await owner.collections()).map(name => [hex(collectionId(p, session.namespace, name)), `collection ${name}`]),
   )
   const purposes: Readonly<Record<number, string>> = { 2: 'log and map', 6: 'disk' }
   return pod.leases.map(({ purpose, collection, maxSeconds, idleSeconds }) => ({

@@ -1,5 +1,5 @@
-// What the tests want from the system: a browser, a PostgreSQL server of the distribution's own, an emulated TPM with the
-// tools and the library that other people read TPMs with.
+// What the tests want from the system: a browser, a PostgreSQL server of the distribution's own, an emulated TPM, and the
+// programs that are the oracles of ours.
 // Installed when this process may (root, or sudo without a password); otherwise it says exactly what to install.
 import { spawnSync } from 'node:child_process'
 import { existsSync, globSync } from 'node:fs'
@@ -7,6 +7,7 @@ import { existsSync, globSync } from 'node:fs'
 const onPath = (name: string) => (process.env['PATH'] ?? '').split(':').some(folder => existsSync(`${folder}/${name}`))
 
 const wanted: Readonly<Record<string, () => boolean>> = {
+  age: () => onPath('age'),
   chromium: () => onPath('chromium'),
   swtpm: () => onPath('swtpm'),
   'tpm2-tools': () => onPath('tpm2_quote'),

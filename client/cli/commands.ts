@@ -149,9 +149,9 @@ type Names = ReadonlyMap<string, string>
 
 /** The pod knows collections by id only; their names are the owner's. */
 async function namesOf(context: Context, owner: OpenOwner): Promise<Names> {
-  const { podId } = owner.home.launchConfig
+  const { namespace } = owner
   const names = await owner.collections()
-  return new Map(names.map(name => [hex(collectionId(context.primitives, podId, name)), name]))
+  return new Map(names.map(name => [hex(collectionId(context.primitives, namespace, name)), name]))
 }
 
 function statusLines(pod: PodStatus, names: Names): string[] {

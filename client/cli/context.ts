@@ -8,7 +8,7 @@ import { folderCache } from '../owner/cache.ts'
 import { StateFolder } from '../owner/folder.ts'
 import { type OpenOwner, OwnerHome } from '../owner/home.ts'
 import type { ReleasingOwner } from '../session/owner.ts'
-import { connect, type Session } from '../session/session.ts'
+import { connect, type ConnectOptions, type Session } from '../session/session.ts'
 import { secretFromFile, type Terminal } from './terminal.ts'
 
 export type Globals = Readonly<{
@@ -66,6 +66,7 @@ export class Context {
   async session<T>(
     work: (session: Session<ReleasingOwner>, owner: OpenOwner) => Promise<T>,
     tellSteps = false,
+    options: Pick<ConnectOptions, 'answerSeconds'> = {},
   ): Promise<T> {
     const owner = await this.owner()
     const { device } = this.globals
@@ -76,6 +77,7 @@ export class Context {
         primitives: this.primitives,
         vendors: this.vendors(),
         ...(tellSteps && { onStep: step => this.terminal.step(step) }),
+        ...options,
       }),
     )
     try {

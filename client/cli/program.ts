@@ -2,6 +2,7 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { Malformed } from '../../attestation/errors.ts'
 import packageJson from '../../package.json' with { type: 'json' }
+import * as backups from './backup.ts'
 import * as commands from './commands.ts'
 import { Context, type Globals } from './context.ts'
 import { fail } from './failure.ts'
@@ -249,6 +250,50 @@ function build(run: Run, start: commands.StartLocalPod): Command {
     .addHelpText('after', example('pod import ~/notes'))
     .action((folder: string, options: { collection: string }) =>
       run(context => commands.importDocuments(context, folder, options)),
+    )
+
+  program
+    .command('backup')
+    .description('copy what changed since the last backup into a folder, sealed; the pod may be in use meanwhile')
+    .argument('<dir>', 'a folder of its own for each pod')
+    .option('--full', 'everything again')
+    .option('--every <interval>', 'again and again until stopped: such as 30m, 6h, 1d')
+    .addHelpText('after', example('pod backup /mnt/disk/pod', 'pod backup /mnt/disk/pod --every 6h'))
+    .action((folder: string, options: backups.BackupOptions) =>
+      run(context => backups.makeBackup(context, folder, options)),
+    )
+
+  program
+    .command('verify-backup')
+    .description('check that backups are complete, in order and unchanged; needs no key and no pod')
+    .argument('<dir>')
+    .option('--owner <hex>', "the owner's public key (default: of this home)")
+    .option('--open', 'open everything with the keys of this home, and rebuild the state that the newest head names')
+    .addHelpText('after', example('pod verify-backup /mnt/disk/pod', 'pod verify-backup /mnt/disk/pod --open'))
+    .action((folder: string, options: backups.VerifyOptions) =>
+      run(context => backups.checkBackup(context, folder, options)),
+    )
+
+  program
+    .command('restore')
+    .description('put a backup into a fresh pod of the same owner: all of it or nothing')
+    .argument('<dir>')
+    .option('--new-pod', 'first: let this home begin a new pod for the backup to go into')
+    .option('--to <number>', 'as of this backup (default: the newest)', whole(1))
+    .addHelpText('after', example('pod restore /mnt/disk/pod --new-pod', 'pod up', 'pod restore /mnt/disk/pod'))
+    .action((folder: string, options: backups.RestoreOptions) =>
+      run(context => backups.restoreBackup(context, folder, options)),
+    )
+
+  program
+    .command('export')
+    .description('everything in open formats, in one file that stock age and tar open')
+    .argument('<file>')
+    .option('--to <recipient>', 'an age recipient, age1...')
+    .option('--with-passphrase [file]', 'under a passphrase: asked for, or read from a file')
+    .addHelpText('after', example('pod export pod.tar.age --to age1...', 'age -d -i key.txt pod.tar.age | tar x'))
+    .action((path: string, options: backups.ExportOptions) =>
+      run(context => backups.exportData(context, path, options)),
     )
 
   const devices = program

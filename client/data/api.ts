@@ -44,7 +44,7 @@ export const newIdempotencyKey = (session: Session): string => hex(session.primi
 /** Random, as all ids that are not derived from content. */
 export const newId = (session: Session): string => hex(session.primitives.random(16))
 export const collectionHex = (session: Session, name: string): string =>
-  hex(collectionId(session.primitives, session.podId, name))
+  hex(collectionId(session.primitives, session.namespace, name))
 
 /** Asks for the newest head, with the proof that it continues the one this device knows. */
 export const refreshHead = (session: Session): Promise<Head> => session.heads.refresh()

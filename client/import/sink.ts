@@ -14,7 +14,7 @@ const SCHEMA = 1
 
 /** The same for the same path in the same collection of the same pod, on every device; it tells the pod no path. */
 export function documentId(session: Session, collection: string, path: string): string {
-  const coll = collectionId(session.primitives, session.podId, collection)
+  const coll = collectionId(session.primitives, session.namespace, collection)
   return hex(hash(session.primitives, 'pas1 import', coll, path.normalize('NFC')).slice(0, 16))
 }
 

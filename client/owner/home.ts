@@ -86,6 +86,10 @@ function storedSeen({ evaluations, lists }: SeenCollateral, simulated: 0 | 1): S
   }
 }
 
+/** Written where the data of this home began in another pod: collections go on being named by that pod's id. */
+const origin = struct([], { namespace: bytes(16) })
+const originFile: FileFormat<Of<typeof origin>> = { name: 'origin', version: 1, shape: origin }
+
 /** What a new owner starts with; more are added by naming them. */
 export const FIRST_COLLECTIONS = ['memories', 'documents'] as const
 const OWNER_EPOCH = 0
@@ -158,18 +162,20 @@ export class OwnerHome {
   readonly heads: HeadStore
   readonly #p: SyncPrimitives
   #state: State
+  #namespace: Uint8Array | null
 
-  private constructor(p: SyncPrimitives, folder: StateFolder, current: State) {
+  private constructor(p: SyncPrimitives, folder: StateFolder, current: State, namespace: Uint8Array | null = null) {
     this.#p = p
     this.folder = folder
     this.#state = current
+    this.#namespace = namespace
     this.heads = fileHeads(folder)
   }
 
   /** Null where no owner was ever made. */
   static async find(p: SyncPrimitives, folder: StateFolder): Promise<OwnerHome | null> {
     const current = await readFormat(folder, stateFile)
-    return current && new OwnerHome(p, folder, current)
+    return current && new OwnerHome(p, folder, current, (await readFormat(folder, originFile))?.namespace ?? null)
   }
 
   static async open(p: SyncPrimitives, folder: StateFolder): Promise<OwnerHome> {
@@ -196,6 +202,10 @@ export class OwnerHome {
   }
   get launchConfig(): LaunchConfig {
     return decodeLaunchConfig(this.#state.launch)
+  }
+  /** By which collections are named: the id of the pod where this data began. */
+  get namespace(): Uint8Array {
+    return this.#namespace ?? this.launchConfig.podId
   }
   get url(): string | null {
     return this.#state.url
@@ -268,6 +278,33 @@ export class OwnerHome {
     return version
   }
 
+  /**
+   * A pod of the same owner with another id, for a backup to go into: new launch config, no head, no release, no
+   * device. What named the old pod is kept under names with its id; the data keeps the names of its collections.
+   */
+  async beginNewPod(): Promise<LaunchConfig> {
+    const old = this.launchConfig
+    const mark = hex(old.podId).slice(0, 8)
+    await this.folder.exclusive(async () => {
+      const current = await readFormat(this.folder, stateFile)
+      if (current === null) throw new Rejection('data', 'not-found', `the owner in ${this.folder.path} is gone`)
+      for (const name of [stateFile.name, headsFile.name]) {
+        const kept = await this.folder.read(name)
+        if (kept !== null) await this.folder.write(`${name}-${mark}`, kept)
+      }
+      const launch = encodeLaunchConfig({ ...old, podId: this.#p.random(16) })
+      const namespace = this.namespace
+      await writeFormat(this.folder, originFile, { namespace })
+      const next = { ...current, launch, releaseSequence: 0, url: null }
+      await writeFormat(this.folder, stateFile, next)
+      // Last: until then the old pod's head still stands in the way of an older state of the old pod.
+      await writeFormat(this.folder, headsFile, { initialised: 0, head: null })
+      this.#state = next
+      this.#namespace = namespace
+    })
+    return this.launchConfig
+  }
+
   /** Accepts evidence of one simulated vendor: a root that this installation made. */
   async trustSimulatedRoot(rootSha256: Uint8Array): Promise<void> {
     await this.update(current =>
@@ -320,6 +357,9 @@ export class OpenOwner implements ReleasingOwner {
   }
   get heads(): HeadStore {
     return this.home.heads
+  }
+  get namespace(): Uint8Array {
+    return this.home.namespace
   }
   get roots(): ReleaseRoots {
     const { ors, epoch, drs } = this.#vault.contents
@@ -392,6 +432,7 @@ export class OpenOwner implements ReleasingOwner {
     return {
       launch: this.launch,
       heads: this.heads,
+      namespace: this.namespace,
       roots: this.roots,
       credential: deviceCredential(device.certificate),
       sign: message => this.#p.ed25519Sign(device.seed, message),

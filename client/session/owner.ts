@@ -42,6 +42,8 @@ export interface Owner {
   /** Keeps what is newer than what `trust` tells as seen; never lowers it. */
   remember(seen: SeenCollateral): Promise<void>
   readonly heads: HeadStore
+  /** The pod by whose id collections are named: where the data began, if that is another than this one (a restore). */
+  readonly namespace?: Uint8Array
 }
 
 /** The highest head a device has seen of its pod (PROTOCOL 2.7). It outlives the program. */

@@ -29,8 +29,8 @@ export const COLLECTION_LEASE: Lease = { maxSeconds: 8 * HOUR, idleSeconds: 20 *
 const STATE_LEASE: Lease = { maxSeconds: 12 * HOUR, idleSeconds: 12 * HOUR, operations: OPEN_AND_SEAL }
 
 /** The id that stands for a collection's name in the pod: it tells nothing to who does not know the name. */
-export const collectionId = (p: Primitives, podId: Uint8Array, name: string): Uint8Array =>
-  hash(p, 'pas1 collection', podId, name.normalize('NFC')).slice(0, 16)
+export const collectionId = (p: Primitives, namespace: Uint8Array, name: string): Uint8Array =>
+  hash(p, 'pas1 collection', namespace, name.normalize('NFC')).slice(0, 16)
 
 export type PodStatus = Readonly<{
   state: 'locked' | 'opening' | 'unlocked' | 'suspect'
@@ -90,7 +90,7 @@ export async function releaseKeys(session: Session<ReleasingOwner>, options: Rel
 }
 
 async function keysOf(session: Session<ReleasingOwner>, options: ReleaseOptions): Promise<ReleasedKey[]> {
-  const { owner, podId, primitives: p } = session
+  const { owner, podId, namespace, primitives: p } = session
   const { ors, drs, epoch } = owner.roots
   const [fixed, data] = [p.macKey(ors), p.macKey(drs)]
   const one = (what: Purpose, collection: Uint8Array, of: number, key: Uint8Array, lease: Lease): ReleasedKey => ({
@@ -106,7 +106,7 @@ async function keysOf(session: Session<ReleasingOwner>, options: ReleaseOptions)
     one(purpose.state, NO_COLLECTION, epoch, stateKey(p, data, podId, epoch), STATE_LEASE),
     one(purpose.disk, NO_COLLECTION, 0, diskKey(p, fixed, podId), STATE_LEASE),
     ...names.map(name => {
-      const id = collectionId(p, podId, name)
+      const id = collectionId(p, namespace, name)
       return one(purpose.collection, id, epoch, collectionKey(p, data, id, epoch), options.lease ?? COLLECTION_LEASE)
     }),
   ]

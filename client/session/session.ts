@@ -244,6 +244,8 @@ async function hear(
 export class Session<O extends Owner = Owner> {
   readonly owner: O
   readonly podId: Uint8Array
+  /** See {@link Owner.namespace}. */
+  readonly namespace: Uint8Array
   readonly heads: HeadKeeper
   readonly primitives: Primitives
   readonly clock: Clock
@@ -258,6 +260,7 @@ export class Session<O extends Owner = Owner> {
   constructor(url: string, owner: O, heads: HeadKeeper, options: ConnectOptions & { primitives: Primitives }) {
     this.owner = owner
     this.podId = decodeLaunchConfig(owner.launch).podId
+    this.namespace = owner.namespace ?? this.podId
     this.heads = heads
     heads.proveWith(known => this.#proveHead(known))
     this.primitives = options.primitives
