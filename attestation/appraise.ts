@@ -8,7 +8,7 @@ import { type Certificate, parseCertificate } from './certificates/x509.ts'
 import { type Code, Malformed, Refusal, Rejection, type Step, Unsupported } from './errors.ts'
 import { decodeEvidence, type EvidenceKind } from './evidence.ts'
 import type { EndorsementKey, ListAge, Policy } from './policy.ts'
-import type { VerifierPrimitives } from './primitives/primitives.ts'
+import { begun, type VerifierPrimitives } from './primitives/primitives.ts'
 import { webVerifier } from './primitives/web-verifier.ts'
 import type { ManifestEntry } from './reference-values.ts'
 import {
@@ -299,6 +299,7 @@ async function appraiseSnp(items: Items, given: Given, p: VerifierPrimitives, st
 
   const simulated = checkAnchor(p, chain.root, amdRoots, policy, steps) // 3
   checkNames(chain, product, report.signingKey)
+  const signature = begun(checkReportSignature(p, chain.leaf, report))
   await checkChain(p, chain, now)
   steps.passed('chain', `${chain.leaf.commonName} by ${chain.intermediate.commonName} by ${chain.root.commonName}`)
 
@@ -308,7 +309,7 @@ async function appraiseSnp(items: Items, given: Given, p: VerifierPrimitives, st
   steps.passed('endorsement', 'the certificate is for this firmware and this signer')
   checkEndorsementKey(report, policy, steps)
 
-  await checkReportSignature(p, chain.leaf, report) // 6
+  await signature // 6
   steps.passed('signature', 'ECDSA P-384 over the report')
 
   checkFlags(report, product, policy, steps) // 7

@@ -1,7 +1,7 @@
 /** Certificate chains of known shape to a root pinned by its hash (RFC 5280 section 6, without what they do not use). */
 import { equal, hex } from '../bytes.ts'
 import { type Code, Rejection } from '../errors.ts'
-import type { VerifierPrimitives } from '../primitives/primitives.ts'
+import { begun, type VerifierPrimitives } from '../primitives/primitives.ts'
 import { Der, oid } from './der.ts'
 import { type Certificate, parseRevocationList, type RevocationList, signedBy } from './x509.ts'
 
@@ -88,18 +88,16 @@ export async function checkPath(
   now: number,
   readElsewhere: readonly string[] = [],
 ): Promise<void> {
-  for (const certificate of [leaf, ...authorities]) {
+  const path = [leaf, ...authorities]
+  for (const certificate of path) {
     checkValidity(certificate, now)
     checkExtensions(certificate, certificate === leaf ? readElsewhere : [])
   }
   for (const [authoritiesBelow, authority] of authorities.entries()) checkIssuer(authority, authoritiesBelow)
   if (basicConstraints(leaf).ca) refuse('chain-invalid', `${leaf.commonName} is a certificate authority`)
   if (!mayUse(leaf, 'digitalSignature', true)) refuse('chain-invalid', `${leaf.commonName} may not sign`)
-  let below = leaf
-  for (const authority of authorities) {
-    await checkSigned(p, below, authority)
-    below = authority
-  }
+  const links = authorities.map((authority, below) => begun(checkSigned(p, path[below] as Certificate, authority)))
+  for (const link of links) await link
 }
 export const checkChain = (p: VerifierPrimitives, { leaf, intermediate, root }: Chain, now: number): Promise<void> =>
   checkPath(p, [leaf, intermediate, root], now)

@@ -11,6 +11,15 @@ export const andThen = <T, R>(value: Awaitable<T>, goOn: (value: T) => Awaitable
   value instanceof Promise ? later(value, goOn) : goOn(value)
 const later = async <T, R>(value: Promise<T>, goOn: (value: T) => Awaitable<R>): Promise<R> => goOn(await value)
 
+/**
+ * A check that a browser makes beside others: begun now, judged where it is awaited, so that of several refusals the
+ * first in the order of the steps is the one that counts on every platform.
+ */
+export function begun<T>(check: Promise<T>): Promise<T> {
+  check.catch(() => {}) // where an earlier step refuses, nobody awaits this one
+  return check
+}
+
 /** An AES-256-GCM key taken over from raw bytes. The caller wipes the raw bytes. */
 export type AeadKey = Readonly<{ aead: unique_ }>
 /** A key for HKDF-Expand and HMAC-SHA-256. */

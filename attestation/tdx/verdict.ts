@@ -10,7 +10,7 @@ import type { EvidenceKind } from '../evidence.ts'
 import { decodeEventLog, type EventLog } from '../event-log/log.ts'
 import { ccelDigests, checkReplay, replayRtmrs } from '../event-log/replay.ts'
 import type { Policy, TdxRules } from '../policy.ts'
-import type { VerifierPrimitives } from '../primitives/primitives.ts'
+import { begun, type VerifierPrimitives } from '../primitives/primitives.ts'
 import type { ManifestEntry } from '../reference-values.ts'
 import { checkAnchor, checkBinding, checkListAge, checkMeasurement, checkPlatform, earliest } from '../rules.ts'
 import type { Steps } from '../steps.ts'
@@ -136,13 +136,16 @@ async function checkRevocation(
     return { ends: [], lists: [] }
   }
   const ofRoot = { issuer: root, certificate: intermediate, now }
-  const rootList = await checkNotRevoked(p, part('revocation', 'rootCrl'), ofRoot)
+  const ofAuthority = { issuer: intermediate, certificate: leaf, now }
+  const [rootCrl, pckCrl] = [part('revocation', 'rootCrl'), part('revocation', 'pckCrl')]
+  const byRoot = begun(checkNotRevoked(p, rootCrl, ofRoot))
+  const byAuthority = begun(checkNotRevoked(p, pckCrl, ofAuthority))
+  const rootList = await byRoot
   if (signers !== null) {
     checkUnlisted(rootList, signers.info)
     checkUnlisted(rootList, signers.identity)
   }
-  const ofAuthority = { issuer: intermediate, certificate: leaf, now }
-  const list = await checkNotRevoked(p, part('revocation', 'pckCrl'), ofAuthority)
+  const list = await byAuthority
   const lists = [
     checkListAge(rootList, root.commonName, rule.require),
     checkListAge(list, intermediate.commonName, rule.require),
@@ -160,8 +163,11 @@ async function openCollateral(
 ): Promise<Published> {
   const demands = { now, minimumEvaluationDataNumber: signers.minimumEvaluationDataNumber }
   const ofPlatform = { ...demands, signer: signers.info, fmspc, pceId }
-  const info = await openTcbInfo(p, part('endorsement', 'tcbInfo'), ofPlatform)
-  const identity = await openQeIdentity(p, part('endorsement', 'qeIdentity'), { ...demands, signer: signers.identity })
+  const [tcbInfo, qeIdentity] = [part('endorsement', 'tcbInfo'), part('endorsement', 'qeIdentity')]
+  const opening = begun(openTcbInfo(p, tcbInfo, ofPlatform))
+  const openingIdentity = begun(openQeIdentity(p, qeIdentity, { ...demands, signer: signers.identity }))
+  const info = await opening
+  const identity = await openingIdentity
   const number = info.tcbEvaluationDataNumber
   steps.passed('endorsement', `TCB info and QE identity are Intel's, evaluation ${number}`, 'tdx.collateral')
   return { info, identity }
@@ -205,6 +211,8 @@ export async function appraiseTdx(items: Items, given: Given, p: VerifierPrimiti
 
   const simulated = checkAnchor(p, chain.root, intelRoots, policy, steps) // 3
   checkNames(chain)
+  const enclaveReport = begun(checkQuotingEnclaveReport(p, chain.leaf, quote))
+  const signature = begun(checkQuoteSignature(p, quote))
   await checkChain(p, chain, now)
   const signers = await checkSigners(context, chain.root)
   steps.passed('chain', `${chain.leaf.commonName} by ${chain.intermediate.commonName} by ${chain.root.commonName}`)
@@ -213,12 +221,12 @@ export async function appraiseTdx(items: Items, given: Given, p: VerifierPrimiti
 
   checkInstance(chain, platform) // 5
   const published = signers && (await openCollateral(context, platform, signers))
-  await checkQuotingEnclaveReport(p, chain.leaf, quote)
+  await enclaveReport
   checkAttestationKey(p, quote)
   const standing = published && stand(quote, platform, published)
   steps.passed('endorsement', 'the quoting enclave vouches for the key of the quote')
 
-  await checkQuoteSignature(p, quote) // 6
+  await signature // 6
   steps.passed('signature', 'ECDSA P-256 over the quote')
 
   checkFlags(td, platform, policy, rules, steps) // 7

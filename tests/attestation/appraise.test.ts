@@ -53,6 +53,18 @@ test('a good pod is accepted, and its claims are what the silicon signed', async
   return undefined
 })
 
+test('of several faults the first in the order of steps is the verdict, whatever ends first', async t => {
+  const flip = (report: Uint8Array) => report.with(0x2a0, (report[0x2a0] as number) ^ 1)
+  const { evidence, given } = await good({ report: flip })
+  for (const primitives of [node, webPrimitives()]) {
+    t.like(await appraise(evidence, { ...given, primitives }), { step: 'signature', code: 'signature-invalid' })
+    const late = { ...given, primitives, now: NOW + 100 * 365 * 86_400 }
+    t.like(await appraise(evidence, late), { step: 'chain', code: 'certificate-expired' })
+  }
+  // A refusal that nobody awaits must not end the process either: AVA fails on one.
+  await new Promise(done => setTimeout(done, 50))
+})
+
 const accepted: Record<string, Variation> = {
   'report version 2': { fields: { version: 2 } },
   'report version 4': { fields: { version: 4 } },
