@@ -12,7 +12,8 @@ import { encodeLaunchConfig, launchHash } from '../../attestation/session/launch
 import { acceptAuth, answerHello, decodeAuth, finishHello, sealFin } from '../../attestation/session/pod.ts'
 import { routingId } from '../../attestation/session/transcript.ts'
 import { installedSilicon, openInstallation } from '../installation.ts'
-import { cpuMicroseconds, cpuMicrosecondsSync, median, type Row } from './measure.ts'
+import { cpuMicroseconds, cpuMicrosecondsSync } from './measure.ts'
+import { median, type Row } from './rows.ts'
 import type { StateFolder } from '../../client/owner/folder.ts'
 
 const p = nodePrimitives(crypto)

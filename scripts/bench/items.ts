@@ -3,7 +3,8 @@ import crypto from 'node:crypto'
 import { decodeItem, openItem, sealItem } from '../../attestation/items.ts'
 import { nodePrimitives } from '../../attestation/primitives/node.ts'
 import { itemKey } from '../../attestation/session/release.ts'
-import { cpuMicroseconds, cpuMicrosecondsSync, median, type Row } from './measure.ts'
+import { cpuMicroseconds, cpuMicrosecondsSync } from './measure.ts'
+import { median, type Row } from './rows.ts'
 
 const p = nodePrimitives(crypto)
 const ROUNDS = 5

@@ -13,7 +13,8 @@ import type { OpenOwner } from '../../client/owner/home.ts'
 import { startServer } from '../../runtime/store/server.ts'
 import { bundle, buildRoles } from '../build.ts'
 import { type LocalPod, startLocalPod } from '../local-pod.ts'
-import { cpuSeconds, median, memoryMiB, type Row } from './measure.ts'
+import { cpuSeconds, memoryMiB } from './measure.ts'
+import { median, type Row } from './rows.ts'
 
 const p = nodePrimitives(crypto)
 const root = resolve(import.meta.dirname, '..', '..')

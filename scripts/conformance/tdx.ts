@@ -91,7 +91,7 @@ export function policyOf(name: string, entry: Case): Policy {
 }
 
 /** The manifest's default: fresh collateral, up to date, no debugging, no service TD, nothing behind the quote. */
-function strictPolicy(entry: Case): Policy {
+export function strictPolicy(entry: Case): Policy {
   // The set leaves it to the reader what to make of one sample with other bytes behind it.
   const padding = entry.expected['trailingNonZero'] === true ? lenient.tdx?.padding : ({ require: 'zero' } as const)
   const always = { serviceTd: { require: [] }, ...(padding && { padding }) } as const

@@ -1,73 +1,37 @@
 /** The leaf and the client, unchanged, in a real browser. */
-import { globSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
-import { createServer, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
-import { type BrowserContext, chromium, type Page } from 'playwright-core'
+import type { Page } from 'playwright-core'
 import { hex } from '../../attestation/bytes.ts'
-import { type BrowserBundle, browserBundle, verifierEntry } from '../../scripts/browser-bundle.ts'
-import { vectorsIn } from '../../scripts/conformance/folder.ts'
+import { browserBundle, verifierEntry } from '../../scripts/browser-bundle.ts'
+import { type OpenPage, openPage } from '../../scripts/chromium.ts'
+import { setIn, vectorsIn } from '../../scripts/conformance/folder.ts'
 import type { Outcome } from '../../scripts/conformance/report.ts'
 import { run } from '../../scripts/conformance/run.ts'
+import type { VectorSet } from '../../scripts/conformance/set.ts'
 import { startTestPod, temporaryFolder } from '../support/pod.ts'
 import { vectorsDir, vectorTest } from '../support/vectors.ts'
-import type { InPageOwner, VectorSet } from './page.ts'
+import type { InPageOwner } from './page.ts'
 
-const flags = [
-  '--no-sandbox',
-  '--disable-gpu',
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-]
-let server: Server
-let context: BrowserContext
+let browser: OpenPage
 let page: Page
-let bundle: BrowserBundle
 
 test.before(async () => {
-  const executablePath = globSync('/usr/bin/{chromium,google-chrome}')[0]
-  if (executablePath === undefined) throw new Error('no browser: apt-get install chromium')
-  bundle = await browserBundle({ file: join(import.meta.dirname, 'page.ts') }, { format: 'iife', minify: false })
-  // crypto.subtle exists on secure origins only: localhost is one.
-  server = createServer((_, response) => {
-    response.setHeader('content-type', 'text/html')
-    response.end('<!doctype html><title>test</title>')
-  }).listen(0, '127.0.0.1')
-  await new Promise(done => server.once('listening', done))
-  const profile = mkdtempSync(join(tmpdir(), 'chromium-'))
-  context = await chromium.launchPersistentContext(profile, { executablePath, headless: true, args: flags })
-  context.once('close', () => rmSync(profile, { recursive: true, force: true }))
-  page = await context.newPage()
-  await page.goto(`http://localhost:${(server.address() as AddressInfo).port}/`)
+  browser = await openPage()
+  page = browser.page
+  const bundle = await browserBundle({ file: join(import.meta.dirname, 'page.ts') }, { format: 'iife', minify: false })
   await page.addScriptTag({ content: new TextDecoder().decode(bundle.code) })
 })
-test.after.always(async () => {
-  await context?.close()
-  server?.close()
-})
-
-/** The whole set, with bits flipped besides wherever the kind says that all are covered. */
-function vectorSet(dir: string): VectorSet {
-  const paths = readdirSync(dir, { recursive: true, withFileTypes: true }).filter(entry => entry.isFile())
-  const files = paths.map(({ parentPath, name }) => {
-    const path = join(parentPath, name)
-    return [path.slice(dir.length + 1), readFileSync(path, 'base64')] as const
-  })
-  const { manifest } = vectorsIn(dir)
-  const flips = { rule: { description: 'any bit', kinds: manifest.cases.map(({ kind }) => kind) } }
-  return { manifest: { ...manifest, mutations: flips }, files: Object.fromEntries(files) }
-}
+test.after.always(() => browser?.close())
 
 vectorTest(
   'every real case has the verdict in a browser that it has in Node, by the same runner',
   async t => {
     const dir = vectorsDir('vectors') as string
-    const set = vectorSet(dir)
+    const given = setIn(dir)
+    // Bits flipped besides, wherever the kind says that all are covered.
+    const flips = { rule: { description: 'any bit', kinds: given.manifest.cases.map(({ kind }) => kind) } }
+    const set = { ...given, manifest: { ...given.manifest, mutations: flips } }
     const inNode: Outcome[] = []
     for await (const outcome of run(vectorsIn(dir).with(set.manifest))) inNode.push(outcome)
     const inPage = await page.evaluate(

@@ -4,13 +4,11 @@ import { webPrimitives } from '../../attestation/primitives/web.ts'
 import { rootCredential } from '../../attestation/session/credentials.ts'
 import { kdf } from '../../attestation/session/transcript.ts'
 import { connect, getMemories, nothingSeen, releaseKeys, saveMemory } from '../../client/index.ts'
-import type { ReleasingOwner } from '../../client/session/owner.ts'
-import { type Manifest, unbase64, Vectors } from '../../scripts/conformance/manifest.ts'
 import type { Outcome } from '../../scripts/conformance/report.ts'
 import { run } from '../../scripts/conformance/run.ts'
+import { openSet, type VectorSet } from '../../scripts/conformance/set.ts'
+import type { ReleasingOwner } from '../../client/session/owner.ts'
 
-/** A set of vectors: its manifest, and its files in base64 by their path. */
-export type VectorSet = Readonly<{ manifest: Manifest; files: Readonly<Record<string, string>> }>
 export type InPageOwner = Readonly<{
   url: string
   ors: string
@@ -26,14 +24,10 @@ const bytes = (text: string) => fromHex(text) as Uint8Array
 const p = webPrimitives()
 
 /** The runner of `npm run conformance`, with WebCrypto. */
-async function conformance({ manifest, files }: VectorSet): Promise<Outcome[]> {
-  const read = (path: string): Uint8Array => unbase64(files[path] ?? missing(path))
+async function conformance(set: VectorSet): Promise<Outcome[]> {
   const outcomes: Outcome[] = []
-  for await (const outcome of run(new Vectors({ read, primitives: p }, manifest))) outcomes.push(outcome)
+  for await (const outcome of run(openSet(set, p))) outcomes.push(outcome)
   return outcomes
-}
-function missing(path: string): never {
-  throw new Error(`the set has no file ${path}`)
 }
 
 /** The whole of a client: handshake with evidence appraised here, key release, a memory saved and read back. */

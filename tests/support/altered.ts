@@ -55,7 +55,8 @@ export async function withAltered<T>(edits: readonly Edit[], use: (root: string)
   try {
     for (const name of copied) {
       const from = join(projectRoot, name)
-      if (existsSync(from)) cpSync(from, join(root, name), { recursive: true })
+      const filter = (source: string) => !source.endsWith('/node_modules') // of the bench's peers
+      if (existsSync(from)) cpSync(from, join(root, name), { recursive: true, filter })
     }
     symlinkSync(realpathSync(join(projectRoot, 'node_modules')), join(root, 'node_modules'))
     for (const edit of edits) apply(root, edit)
