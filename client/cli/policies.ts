@@ -12,13 +12,21 @@ import aws from './policies/aws.json' with { type: 'json' }
 import azure from './policies/azure.json' with { type: 'json' }
 import bareMetal from './policies/bare-metal.json' with { type: 'json' }
 import google from './policies/google.json' with { type: 'json' }
+import googleVtpm from './policies/google-vtpm.json' with { type: 'json' }
 import ownMachine from './policies/own-machine.json' with { type: 'json' }
 import schema from './policies/schema.json' with { type: 'json' }
 import { readCapped } from './evidence-files.ts'
 
 const POLICY_CAP = 64 * 1024
 
-export const presets = { 'bare-metal': bareMetal, azure, google, aws, 'own-machine': ownMachine } as const
+export const presets = {
+  'bare-metal': bareMetal,
+  azure,
+  google,
+  'google-vtpm': googleVtpm,
+  aws,
+  'own-machine': ownMachine,
+} as const
 export type PresetName = keyof typeof presets
 
 const isPreset = (name: string): name is PresetName => Object.hasOwn(presets, name)

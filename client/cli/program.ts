@@ -98,7 +98,7 @@ function build(run: Run, start: commands.StartLocalPod): Command {
     )
     .option(
       '--policy <name>',
-      "a policy file, or bare-metal, azure, google, aws, simulation, own-machine (default: the owner's)",
+      "a policy file, or bare-metal, azure, google, google-vtpm, aws, simulation, own-machine (default: the owner's)",
     )
     .option(
       '--reference-values <file>',
@@ -122,7 +122,7 @@ function build(run: Run, start: commands.StartLocalPod): Command {
   program
     .command('policy')
     .description('print a preset, to start a policy file from, or the JSON schema of such files')
-    .argument('<name>', 'bare-metal, azure, google, aws, own-machine, or schema')
+    .argument('<name>', 'bare-metal, azure, google, google-vtpm, aws, own-machine, or schema')
     .option(
       '--from <files...>',
       'own-machine: approve the key and the registers that its TPM shows in these files; vouch for the machine first',

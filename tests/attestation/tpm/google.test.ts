@@ -8,19 +8,28 @@ import {
   X509CertificateGenerator,
 } from '@peculiar/x509'
 import test from 'ava'
-import { concat, fromHex, utf8 } from '../../../attestation/bytes.ts'
+import { type Appraisal, appraise, AppraisedPod, noCollateral } from '../../../attestation/appraise.ts'
+import { concat, fromHex, hex, u16be, utf8 } from '../../../attestation/bytes.ts'
 import { parseCertificate } from '../../../attestation/certificates/x509.ts'
 import type { Code } from '../../../attestation/errors.ts'
+import { encodeEvidence, type EvidenceItem } from '../../../attestation/evidence.ts'
+import type { Policy, VtpmRules } from '../../../attestation/policy.ts'
 import { nodePrimitives } from '../../../attestation/primitives/node.ts'
 import { checkGoogleKey, readGoogleCertificate } from '../../../attestation/tpm/google.ts'
+import { encodeTpmQuote } from '../../../attestation/tpm/item.ts'
+import { encodeTpmKey } from '../../../attestation/tpm/key.ts'
 import { decodePublic } from '../../../attestation/tpm/public.ts'
+import { qualifyingData } from '../../../attestation/tpm/verdict.ts'
+import { preset } from '../../../client/cli/policies.ts'
 import { casesOf, readVector } from '../../support/evidence-vectors.ts'
+import { googleAuthority, googleRoot } from '../../support/google-chain.ts'
 import { codeOf } from '../../support/refusals.ts'
-import { rsaPublic } from '../../support/tpm.ts'
+import { lenient } from '../../support/policies.ts'
+import { good as goodEvidence, nonce, NOW } from '../../support/silicon.ts'
+import { encodeAttest, quoted, rsaPublic } from '../../support/tpm.ts'
 import { vectorTest } from '../../support/vectors.ts'
 
 const p = nodePrimitives(nodeCrypto)
-const NOW = 1_700_000_000
 const rsa = { name: 'RSASSA-PKCS1-v1_5', hash: 'SHA-256', publicExponent: Uint8Array.of(1, 0, 1), modulusLength: 2048 }
 const pair = () => crypto.subtle.generateKey(rsa, true, ['sign', 'verify'])
 const [root, authority, leaf, other] = await Promise.all([pair(), pair(), pair(), pair()])
@@ -205,6 +214,135 @@ vectorTest(
     const { key, instance: machine } = readGoogleCertificate(readVector(files['akCert']?.path as string))
     t.like(machine, { zone: 'us-central1-a', projectId: 'google.com:wuale-gcp-testing', instanceName: 'cos-test' })
     t.deepEqual(key, decodePublic(readVector(files['akPub']?.path as string)))
+  },
+  ['vectors'],
+)
+
+const waive = 'test'
+const vtpmRules: VtpmRules = {
+  hardware: { require: 'report' },
+  attestationKey: { google: [p.sha256(rootDer)] },
+  selection: { bank: 'SHA-256', pcrs: [4] },
+  eventLog: { waive },
+  secureBoot: { waive },
+  console: { waive },
+  registers: { require: new Map([[4, [new Uint8Array(32)]]]) },
+  vouches: {
+    firmware: { waive },
+    kernel: { require: [4] },
+    commandLine: { waive },
+    rootFileSystem: { waive },
+    configuration: { waive },
+  },
+}
+const registers = new Map([[4, new Uint8Array(32)]])
+/** A quote by the key of {@link leafDer}. */
+async function vtpmItems(question: Uint8Array, certificates: readonly Uint8Array[] = chain): Promise<EvidenceItem[]> {
+  const attest = encodeAttest(quoted(registers, question))
+  const signature = new Uint8Array(await crypto.subtle.sign(rsa, leaf.privateKey, attest as Uint8Array<ArrayBuffer>))
+  const signed = concat(u16be(0x14), u16be(0x0b), u16be(signature.length), signature)
+  return [
+    ['tpm-key', encodeTpmKey(tpmPublic, certificates)],
+    ['tpm-quote', encodeTpmQuote(attest, signed, registers)],
+  ]
+}
+const verdictCode = (found: Appraisal): Code | null => (found.accepted ? null : found.code)
+
+type Case = Readonly<{ items?: EvidenceItem[]; reportData?: Uint8Array; rules?: Partial<VtpmRules> }>
+/** Hardware report and vTPM quote for one question, in one bundle. */
+async function together({ items, reportData = nonce, rules = {} }: Case = {}): Promise<Appraisal> {
+  const own = items ?? (await vtpmItems(qualifyingData(p, nonce)))
+  const { evidence, given } = await goodEvidence({
+    fields: { reportData },
+    evidence: (report, certs) => encodeEvidence([['snp-report', report], ['certs', certs], ...own]),
+    policy: { vtpm: { ...vtpmRules, ...rules } },
+  })
+  return appraise(evidence, given)
+}
+
+test("a hardware report, and a vTPM's quote by a key that Google certifies: one verdict", async t => {
+  const found = await together()
+  if (!found.accepted) return t.fail(found.detail)
+  const { platform, vouched, vtpm: claims, reportData, validUntil } = AppraisedPod.claims(found.pod)
+  t.is(platform, 'simulated-snp')
+  t.is(vouched.kernel, 'PCR 4')
+  t.deepEqual(reportData, nonce)
+  t.like(claims, { vmUniqueId: null, instance: { instanceName: 'machine', projectId: 'project' } })
+  t.is(validUntil, NOW + 1000, 'the certificate of the key ends first')
+  return undefined
+})
+
+const otherwise: Readonly<Record<string, readonly [change: () => Promise<Case> | Case, code: Code]>> = {
+  "under another root than Google's": [
+    () => ({ rules: { attestationKey: { google: [new Uint8Array(32)] } } }),
+    'root-untrusted',
+  ],
+  'without certificates': [async () => ({ items: await vtpmItems(qualifyingData(p, nonce), []) }), 'chain-invalid'],
+  'a quote for another session': [
+    async () => ({ items: await vtpmItems(qualifyingData(p, rootDer.slice(0, 64))) }),
+    'binding',
+  ],
+  'a report for another session': [() => ({ reportData: new Uint8Array(64) }), 'binding'],
+  'a policy that expects a paravisor': [() => ({ rules: { attestationKey: 'paravisor' } }), 'product'],
+  'a policy for a machine without hardware': [() => ({ rules: { hardware: { waive } } }), 'product'],
+}
+for (const [name, [change, code]] of Object.entries(otherwise)) {
+  test(`a vTPM of Google's beside a report, refused: ${name}`, async t => {
+    const found = await together(await change())
+    t.is(verdictCode(found), code, found.accepted ? 'accepted' : found.detail)
+  })
+}
+
+vectorTest(
+  "a real vTPM of Google's is judged by the roots of the preset, for its own question and no other",
+  async t => {
+    const [entry] = casesOf('tpm-quote').filter(({ files }) => 'akCert' in files)
+    const files = entry?.files as unknown as Record<string, { path: string }>
+    const file = (role: string) => readVector(files[role]?.path as string)
+    const quotes = entry?.expected['quotes'] as {
+      bank: number
+      attest: { extraData: string; pcrSelect: { pcrs: number[] }[] }
+      pcrs: Record<string, string>
+    }[]
+    const { attest, pcrs } = quotes.find(({ bank }) => bank === 11) as (typeof quotes)[0]
+    const values = new Map(Object.entries(pcrs).map(([pcr, value]) => [Number(pcr), bytes(value)]))
+    const evidence = (certificates: readonly Uint8Array[]) =>
+      encodeEvidence([
+        ['tpm-key', encodeTpmKey(file('akPub'), certificates)],
+        ['tpm-quote', encodeTpmQuote(file('quote11Msg'), file('quote11Sig'), values)],
+      ])
+    const { attestationKey } = preset('google-vtpm').vtpm as VtpmRules
+    const policy: Policy = {
+      ...lenient,
+      product: { waive },
+      vtpm: {
+        ...vtpmRules,
+        hardware: { waive },
+        attestationKey,
+        selection: { bank: 'SHA-256', pcrs: attest.pcrSelect[0]?.pcrs as number[] },
+        registers: { waive },
+        vouches: { ...vtpmRules.vouches, kernel: { waive } },
+      },
+    }
+    const given = {
+      collateral: noCollateral,
+      policy,
+      nonce,
+      tpmQuestion: bytes(attest.extraData),
+      now: 1_640_000_000,
+      primitives: p,
+    }
+    const real = [file('akCert'), googleAuthority, googleRoot]
+    const found = await appraise(evidence(real), given)
+    if (!found.accepted) return t.fail(found.detail)
+    const { vtpm: claims, platform, reportData } = AppraisedPod.claims(found.pod)
+    t.is(platform, 'tpm')
+    t.is(claims?.instance?.instanceName, 'cos-test')
+    t.is(hex(reportData), attest.extraData, 'never the nonce of a session')
+    t.is(verdictCode(await appraise(evidence(real), { ...given, tpmQuestion: new Uint8Array(16) })), 'binding')
+    t.is(verdictCode(await appraise(evidence(real.slice(0, 2)), given)), 'root-untrusted')
+    t.is(verdictCode(await appraise(evidence([real[0] as Uint8Array, googleRoot]), given)), 'chain-invalid')
+    return undefined
   },
   ['vectors'],
 )

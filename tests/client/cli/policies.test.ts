@@ -85,6 +85,7 @@ test('what a cloud forces is waived by name, and nothing else differs from the s
   const differing = (name: PresetName) =>
     Object.keys(bare).filter(rule => JSON.stringify(copy(name)[rule]) !== JSON.stringify(bare[rule]))
   t.deepEqual(differing('google'), ['product', 'measurement'])
+  t.deepEqual(differing('google-vtpm'), ['product', 'measurement', 'vtpm'])
   t.deepEqual(differing('aws'), ['product', 'endorsementKey', 'measurement', 'platform', 'tdx'])
   t.deepEqual(differing('azure'), ['product', 'owner', 'tdx', 'vtpm'])
   t.regex(String(copy('aws')['product']?.['waive']), /Milan/)
