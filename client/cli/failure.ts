@@ -23,8 +23,15 @@ const nextByCode: Partial<Record<Code, string>> = {
   configuration: 'See the options: pod --help.',
   handshake: 'The pod says no more on purpose. Check the address, the clock of this machine, and pod inspect URL.',
   credential: 'The pod does not accept this key. Check pod devices, and that the address is of this pod.',
+  'collateral-missing':
+    'Complete the evidence: pod collateral fetch FILE; or name what is missing: pod inspect FILE --collateral FILE.',
+  'collateral-expired':
+    'Get newer collateral: pod collateral fetch FILE; or judge as of then: pod inspect FILE --at TIME.',
   tcb: "Release no keys. The machine's firmware is too old: ask the hoster for an update.",
 }
+
+const OLD_COLLATERAL =
+  'Release no keys. This device has seen newer collateral: ask the hoster to pass on the newest, or its vendor.'
 
 function nextStep(error: unknown): string {
   if (error instanceof Refusal) {
@@ -36,6 +43,7 @@ function nextStep(error: unknown): string {
       return step === 'data'
         ? 'See the options: pod --help, or --help after a command.'
         : 'Is this the address of a pod? What answered there does not speak its protocol.'
+    if (code === 'stale' && step !== 'session') return OLD_COLLATERAL
     if (step === 'credential' && (code === 'conflict' || code === 'not-found'))
       return 'Look what there is: pod devices.'
     if (/PostgreSQL did not open/.test(error.reason.detail))
@@ -44,6 +52,8 @@ function nextStep(error: unknown): string {
   }
   if (error instanceof Unavailable) {
     if (error.message.startsWith('the pod did not start')) return '' // it says why
+    if (error.message.startsWith('no collateral from '))
+      return `Try again in ${error.retryAfterSeconds} s, ask a pod that relays (--via URL), or give it as a file (--collateral FILE).`
     if (!/^no connection|HTTP \d/.test(error.message)) return `Try again in ${error.retryAfterSeconds} s.`
     return 'Is the pod up, and the address right (--url)? Start a local one with pod up, then run the same command again.'
   }

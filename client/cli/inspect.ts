@@ -92,7 +92,11 @@ async function withEntries({ name, policy }: Named, path: string | undefined): P
 }
 
 /** The one named; else the owner's; else, for a stranger, that of the kind of machine. */
-async function choosePolicy(context: Context, wanted: string | undefined, { items }: Bundle): Promise<Named> {
+export async function choosePolicy(
+  context: Context,
+  wanted: string | undefined,
+  { items }: Pick<Bundle, 'items'>,
+): Promise<Named> {
   if (wanted === 'simulation') {
     const roots = (await (await findHome(context))?.trust())?.simulatedRoots ?? []
     return { name: wanted, policy: simulationPreset(roots) }

@@ -1,8 +1,10 @@
 /** The `pod` command line: names, options, help. What the commands do stands in `commands.ts`. */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { Malformed } from '../../attestation/errors.ts'
+import type { Evaluation } from '../../attestation/vendors.ts'
 import packageJson from '../../package.json' with { type: 'json' }
 import * as backups from './backup.ts'
+import { captureEvidence, type EvidenceOptions, fetchCollateral, type FetchOptions } from './collateral.ts'
 import * as commands from './commands.ts'
 import { Context, type Globals } from './context.ts'
 import { fail } from './failure.ts'
@@ -23,6 +25,21 @@ const whole = (min: number) => (text: string) => {
   if (Number.isSafeInteger(value) && value >= min) return value
   throw new InvalidArgumentError(`Expected a whole number from ${min} on.`)
 }
+function evaluationOf(text: string): Evaluation {
+  return text === 'standard' || text === 'early' ? text : whole(1)(text)
+}
+/** Options of both commands that ask vendors. */
+const asksVendors = (command: Command): Command =>
+  command
+    .option('--via <url>', 'ask a pod whose edge relays the vendors, instead of the vendors themselves')
+    .option(
+      '--evaluation <which>',
+      "Intel's evaluation: standard (in force), early (newest published), or a number",
+      evaluationOf,
+      'standard',
+    )
+    .option('--policy <name>', "whose roots count, and Intel's lowest evaluation: as for pod inspect")
+
 const gather = (value: string, before: readonly string[] = []) => [...before, value]
 
 /** The first one replaces the default. */
@@ -118,6 +135,39 @@ function build(run: Run, start: commands.StartLocalPod): Command {
       ),
     )
     .action((targets: string[], options: InspectOptions) => run(context => inspect(context, targets, options)))
+
+  asksVendors(
+    program
+      .command('evidence')
+      .description("capture a running pod's evidence with its vendor's collateral in one file that verifies offline")
+      .argument('[url]', 'the pod (default: the one last used)')
+      .requiredOption('-o, --output <file>', 'the bundle to write'),
+  )
+    .addHelpText('after', example('pod evidence -o today.bundle', 'pod inspect today.bundle --at 2031-01-31 --json'))
+    .action((url: string | undefined, options: EvidenceOptions) =>
+      run(context => captureEvidence(context, url, options)),
+    )
+
+  const collateral = program
+    .command('collateral')
+    .description("what a machine's vendor publishes about it")
+    .addHelpText('after', example('pod collateral fetch report.bin'))
+  asksVendors(
+    collateral
+      .command('fetch')
+      .description('complete evidence from AMD KDS or Intel PCS; what is at hand or cached is not asked for again')
+      .argument('<files...>', 'files of one machine, as for pod inspect: bundle, report, quote, certificates, ...')
+      .option('-o, --output <file>', 'the bundle to write (default: the first file with .bundle behind its name)'),
+  )
+    .addHelpText(
+      'after',
+      `${example(
+        'pod collateral fetch report.bin -o report.bundle',
+        'pod collateral fetch quote.bin --evaluation early --json',
+        'pod collateral fetch old.bundle --via https://pod.example',
+      )}\n${EXIT_CODES}`,
+    )
+    .action((files: string[], options: FetchOptions) => run(context => fetchCollateral(context, files, options)))
 
   program
     .command('policy')

@@ -53,8 +53,8 @@ export type OwnerAppraisal = Readonly<{
   signal?: AbortSignal
 }>
 
-/** Null for what will be refused anyway. */
-function hintOf(evidence: Uint8Array): CollateralHint | null {
+/** What evidence says of where its collateral is; null where it says nothing, or will be refused anyway. */
+export function hintOf(evidence: Uint8Array): CollateralHint | null {
   try {
     return collateralHint(evidence)
   } catch (error) {

@@ -62,6 +62,9 @@ export class VendorStandIn implements AsyncDisposable {
     this.#published.set(`/${relayPath(address)}`, published)
     return this
   }
+  published(address: Address): Published {
+    return this.#published.get(`/${relayPath(address)}`) as Published
+  }
   /** What the next requests meet, one each, before the service is well again. */
   trouble(...troubles: readonly Trouble[]): this {
     this.#troubles.push(...troubles)
