@@ -58,6 +58,19 @@ export {
   signReferenceValues,
 } from './reference-values.ts'
 export { platformPin } from './snp/rules.ts'
+export {
+  decodeEar,
+  type Ear,
+  type EarAppraisal,
+  earJson,
+  type EarSigner,
+  encodeEar,
+  parseEar,
+  signEarCwt,
+  signEarJwt,
+  type TrustVector,
+} from './standards/ear.ts'
 export { CORIM_PROFILE, decodeCorim, encodeCorim } from './standards/corim.ts'
+export { attestationResult, type ResultContext } from './standards/attestation-result.ts'
 export { BUNDLE_CAP, BUNDLE_TYPE, type Bundle, decodeBundle, encodeBundle } from './standards/bundle.ts'
 export * from './session/index.ts'

@@ -44,9 +44,9 @@ export function parsePlain(text: string, invalid: (detail: string) => never): Js
 
 /**
  * @param invalid says so and throws
- * @param unknown likewise, for a field that this version does not know
+ * @param unknown likewise, for a field that this version does not know; or lets it pass, where a standard says so
  */
-export function jsonReaders(invalid: (detail: string) => never, unknown = invalid) {
+export function jsonReaders(invalid: (detail: string) => never, unknown: (detail: string) => void = invalid) {
   function object(json: Json, name: string): Record<string, Json> {
     if (typeof json !== 'object' || json === null || Array.isArray(json)) return invalid(`${name}: expected an object`)
     return json as Record<string, Json>

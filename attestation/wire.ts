@@ -15,7 +15,7 @@ import { Malformed, Unsupported } from './errors.ts'
 
 export type Wire = number | bigint | Uint8Array | string | null | readonly Wire[] | Headed
 
-const majorType = { uint: 0, negative: 1, bytes: 2, text: 3, array: 4, map: 5, tag: 6 } as const
+const majorType = { uint: 0, negative: 1, bytes: 2, text: 3, array: 4, map: 5, tag: 6, simple: 7 } as const
 
 /** What only the second profile writes: a negative integer, a map, a tag. */
 class Headed {
@@ -550,3 +550,32 @@ export function map<const R extends Keyed, const O extends Keyed>(
       ),
   }
 }
+
+const DEPTH_CAP = 8
+const FALSE = 20
+const NOTHING = 22
+/** Passes over any value but a tag or a float, for formats that bid their readers ignore what they do not know. */
+export function skip(input: Input, depth: number = DEPTH_CAP): void {
+  if (depth === 0) throw new Malformed(`nested deeper than ${DEPTH_CAP} at byte ${input.at}`)
+  const major = input.major()
+  const most = input.remaining // no element is shorter than a byte
+  switch (major) {
+    case majorType.uint:
+    case majorType.negative:
+      input.head(major, 'integer')
+      return
+    case majorType.bytes:
+    case majorType.text:
+      input.view(input.length(major, 'string', 0, most))
+      return
+    case majorType.array:
+      for (let left = input.length(major, 'array length', 0, most); left > 0; left--) skip(input, depth - 1)
+      return
+    case majorType.map:
+      readMap(input, label(KEY_CAP), { max: most }, () => skip(input, depth - 1))
+      return
+    default:
+      input.length(majorType.simple, 'simple value', FALSE, NOTHING)
+  }
+}
+export const ignored: OtherKey = (_, input) => skip(input)

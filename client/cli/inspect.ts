@@ -8,7 +8,7 @@ import {
 } from '../../attestation/appraise.ts'
 import { fromHex, hex } from '../../attestation/bytes.ts'
 import { exitCode, Malformed, type Refusal } from '../../attestation/errors.ts'
-import { decodeEvidence, encodeEvidence } from '../../attestation/evidence.ts'
+import { decodeEvidence, encodeEvidence, type Evidence } from '../../attestation/evidence.ts'
 import type { Policy } from '../../attestation/policy.ts'
 import { decodeReport } from '../../attestation/snp/report.ts'
 import { decodeQuote } from '../../attestation/tdx/quote.ts'
@@ -19,29 +19,40 @@ import { ownerPolicy, refusalOf } from '../session/policy.ts'
 import { examine } from '../session/session.ts'
 import type { Context } from './context.ts'
 import { describeAttest, describeClaims, type Described, describeItem, type TcbReport, tcbReport } from './describe.ts'
+import { asksForEar, type EarOptions, showEar } from './ear.ts'
 import { type Bundle, readBundle } from './evidence-files.ts'
 import { loadEntries, loadPolicy, preset, simulationPreset } from './policies.ts'
 import { printable } from './terminal.ts'
 
-export type InspectOptions = Readonly<{
+type FileOptions = Readonly<{
   policy?: string
   referenceValues?: string
   collateral?: readonly string[]
   at?: string
   nonce?: string
 }>
+export type InspectOptions = FileOptions & EarOptions
 
 export async function inspect(context: Context, targets: readonly string[], options: InspectOptions): Promise<number> {
   const target = targets[0] ?? (await context.url((await findHome(context)) ?? { url: null }))
   if (!/^https?:\/\//.test(target)) return inspectFiles(context, targets, options)
-  if (targets.length > 1 || Object.keys(options).length > 0)
+  if (targets.length > 1 || Object.keys(options).some(name => !name.startsWith('ear')))
     invalid("a pod is judged alone, now, by its owner's policy: --policy and the like are for files")
-  return inspectPod(context, target)
+  return inspectPod(context, target, options)
 }
 
 const findHome = async (context: Context) => OwnerHome.find(context.primitives, await context.folder())
 
-async function inspectPod(context: Context, url: string): Promise<number> {
+/** The name of the format alone; whether it is genuine is the verdict's. */
+function teeOf(items: Evidence): 'snp' | 'tdx' | 'tpm' {
+  const kinds = new Set(items.map(([kind]) => kind))
+  if (kinds.has('tdx-quote')) return 'tdx'
+  return kinds.has('snp-report') || kinds.has('hcl') ? 'snp' : 'tpm'
+}
+const OWN = "this owner's"
+
+async function inspectPod(context: Context, url: string, options: EarOptions): Promise<number> {
+  const wantsEar = asksForEar(options)
   const home = await findHome(context)
   if (home === null) {
     throw new Malformed(
@@ -60,8 +71,12 @@ async function inspectPod(context: Context, url: string): Promise<number> {
       { primitives: context.primitives, vendors: context.vendors() },
     ),
   )
-  const claims = verdict.accepted ? describeClaims(AppraisedPod.claims(verdict.pod)) : null
   const items = decodeEvidence(evidence)
+  if (wantsEar) {
+    const about = { tee: teeOf(items), policy: OWN, now: timeOf(undefined) }
+    return showEar(context.terminal, verdict, about, options)
+  }
+  const claims = verdict.accepted ? describeClaims(AppraisedPod.claims(verdict.pod)) : null
   const described = Object.assign({}, ...items.map(item => describeItem(context.primitives, ...item))) as Described
   const shown = { kinds: items.map(([kind]) => kind).join(', '), ...described, ...claims }
   for (const step of verdict.steps) context.terminal.step(step)
@@ -81,7 +96,7 @@ type Named = Readonly<{ name: string; policy: Policy }>
 async function owners(context: Context): Promise<Named | null> {
   const home = await findHome(context)
   if (home === null) return null
-  return { name: "this owner's", policy: await ownerPolicy(context.primitives, home.launch, await home.trust()) }
+  return { name: OWN, policy: await ownerPolicy(context.primitives, home.launch, await home.trust()) }
 }
 
 /** The rule about what was launched, by reference values that whoever asks vouches for. */
@@ -250,17 +265,19 @@ function describeBundle(context: Context, { files, items, attests }: Bundle) {
 
 async function inspectFiles(context: Context, paths: readonly string[], options: InspectOptions): Promise<number> {
   const { terminal, primitives } = context
+  const wantsEar = asksForEar(options)
   const now = timeOf(options.at)
   const asked = nonceOf(options.nonce)
   const bundle = await readBundle(primitives, [...paths, ...(options.collateral ?? [])])
   const chosen = await choosePolicy(context, options.policy, bundle)
   const { name, policy } = await withEntries(chosen, options.referenceValues)
-  const described = describeBundle(context, bundle)
   const nonce = asked ?? ownNonce(bundle)
   const evidence = encodeEvidence([...bundle.items])
   const question = asked === null ? ownQuestion(bundle) : {}
   const given = { collateral: bundle.collateral, policy, nonce, ...question, now, primitives }
   const verdict = await appraiseEvidence(evidence, given)
+  if (wantsEar) return showEar(terminal, verdict, { tee: teeOf([...bundle.items]), policy: name, now }, options)
+  const described = describeBundle(context, bundle)
   const proof = await proven(evidence, given, verdict)
   const told = proof && tell(proof)
   const refusal = verdict.accepted ? null : refusalOf(verdict)

@@ -124,6 +124,12 @@ function build(run: Run, start: commands.StartLocalPod): Command {
     .option('--collateral <file>', "the vendor's certificates, lists, TCB info: PEM, DER, JSON (repeat it)", gather)
     .option('--at <time>', 'judge as of this time, such as 2026-01-31T12:00:00Z (default: now)')
     .option('--nonce <hex>', 'the 64 bytes of report data expected (default: its own, which proves no freshness)')
+    .option('--ear', 'print the verdict as an EAT attestation result (AR4SI trustworthiness vector), and nothing else')
+    .option(
+      '--ear-key <file>',
+      'sign it, as a JWT: a private key in PEM, Ed25519 or P-256 (default: marked as unsigned)',
+    )
+    .option('--ear-cbor <file>', 'write it to a file as CBOR, too: a claims set, or with --ear-key a CWT')
     .addHelpText(
       'after',
       example(
@@ -132,6 +138,7 @@ function build(run: Run, start: commands.StartLocalPod): Command {
         'pod inspect report.bin --collateral vcek.der --collateral ask_ark.pem --collateral crl.der',
         'pod inspect quote.bin --collateral intel.json --policy bare-metal --at 2026-01-31 --json',
         'pod inspect evidence.cbor --at 2026-01-31 --reference-values release.corim',
+        'pod inspect evidence.cbor --ear --ear-key verifier.pem > result.jwt',
       ),
     )
     .action((targets: string[], options: InspectOptions) => run(context => inspect(context, targets, options)))

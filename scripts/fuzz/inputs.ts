@@ -1,8 +1,13 @@
 // Inputs: genuine pieces of evidence, made here, and what a hostile sender makes of them. All from one seed.
-import { concat, utf8 } from '../../attestation/bytes.ts'
+import { appraise, noCollateral } from '../../attestation/appraise.ts'
+import { base64Url, concat, utf8 } from '../../attestation/bytes.ts'
 import { encodePem } from '../../attestation/certificates/pem.ts'
 import { decodeEvidence, encodeEvidence } from '../../attestation/evidence.ts'
 import { decodeCertificateTable } from '../../attestation/snp/certificate-table.ts'
+import { attestationResult } from '../../attestation/standards/attestation-result.ts'
+import { encodeBundle } from '../../attestation/standards/bundle.ts'
+import { encodeCorim } from '../../attestation/standards/corim.ts'
+import { earJson, encodeEar } from '../../attestation/standards/ear.ts'
 import { decodeTdxCollateral, encodeTdxCollateral } from '../../attestation/tdx/collateral.ts'
 import { encodeTpmQuote } from '../../attestation/tpm/item.ts'
 import { policyText } from '../../client/cli/policies.ts'
@@ -28,7 +33,7 @@ const oneOf = <T>(random: Random, of: readonly T[]): T => of[random(of.length)] 
 
 /** Genuine pieces, by the name of the parser that reads them. */
 export async function corpus(): Promise<Readonly<Record<string, readonly Uint8Array[]>>> {
-  const snp = (await goodSnp()).evidence
+  const { evidence: snp, given } = await goodSnp()
   const tdx = await goodTdx()
   const collateral = part(tdx.evidence, 'collateral') ?? encodeTdxCollateral(tdx.given.collateral.tdx)
   const quote = part(tdx.evidence, 'tdx-quote') as Uint8Array
@@ -53,7 +58,29 @@ export async function corpus(): Promise<Readonly<Record<string, readonly Uint8Ar
     ['tcg-log', log],
   ])
   const { tcbInfo, qeIdentity } = decodeTdxCollateral(collateral)
+  const verdict = await appraise(snp, given)
+  const result = attestationResult(verdict, {
+    tee: 'snp',
+    policy: 'own',
+    now: given.now,
+    build: 'fuzz',
+  })
+  const entry = { measurements: [new Uint8Array(48)], flags: ['host-data' as const], minTcb: [] }
+  const bundle = encodeBundle({
+    items: decodeEvidence(tdxEvidence),
+    collateral: { ...noCollateral, vek: vcek, crl },
+    reportData: given.nonce,
+  })
   return {
+    cmw: [bundle, utf8(`["application/vnd.attested-pod.ccel","${base64Url(log)}",4]`)],
+    ear: [encodeEar(result)],
+    earJson: [utf8(JSON.stringify(earJson(result)))],
+    corim: [
+      encodeCorim(p, [
+        { ...entry, tee: 'snp' },
+        { ...entry, tee: 'tdx', flags: [], minTcb: [['Genoa', new Uint8Array(8)]] },
+      ]),
+    ],
     evidence: [snp, tdxEvidence, behind],
     report: [report],
     table: [certs],

@@ -14,6 +14,9 @@ import { parsePolicy, type Policy } from '../../attestation/policy.ts'
 import { nodePrimitives } from '../../attestation/primitives/node.ts'
 import { decodeCertificateTable } from '../../attestation/snp/certificate-table.ts'
 import { decodeReport } from '../../attestation/snp/report.ts'
+import { decodeBundle } from '../../attestation/standards/bundle.ts'
+import { decodeCorim } from '../../attestation/standards/corim.ts'
+import { decodeEar, parseEar } from '../../attestation/standards/ear.ts'
 import { decodeTdxCollateral } from '../../attestation/tdx/collateral.ts'
 import { readPlatform } from '../../attestation/tdx/pck.ts'
 import { decodeQuote } from '../../attestation/tdx/quote.ts'
@@ -69,6 +72,10 @@ export const targets: readonly Target[] = [
   { name: 'decodeTdxCollateral', reads: 'collateral', run: decodeTdxCollateral },
   { name: 'parseCanonical', reads: 'json', run: input => parseCanonical(text(input)) },
   { name: 'parsePolicy', reads: 'json', run: input => parsePolicy(text(input)) },
+  { name: 'decodeBundle', reads: 'cmw', run: decodeBundle },
+  { name: 'decodeEar', reads: 'ear', run: decodeEar },
+  { name: 'parseEar', reads: 'earJson', run: input => parseEar(text(input)) },
+  { name: 'decodeCorim', reads: 'corim', run: decodeCorim },
   { name: 'HCL', reads: 'hcl', run: input => checkHclClaims(p, decodeHcl(input)) },
   // A paravisor that endorses whatever claims it is given.
   { name: 'HCL claims', reads: 'claims', run: claims => checkHclClaims(p, decodeHcl(hclReport(p, { claims }))) },
@@ -84,7 +91,7 @@ export const targets: readonly Target[] = [
     reads: 'image',
     run: input => [pcr11(p, 'SHA-256', input), pcr9(p, 'SHA-256', input)],
   },
-  ...['evidence', 'report', 'table', 'quote', 'certificate', 'list', 'pem', 'json', 'hcl', 'log'].map(reads => ({
+  ...['evidence', 'report', 'table', 'quote', 'certificate', 'list', 'pem', 'json', 'hcl', 'log', 'cmw'].map(reads => ({
     name: `pod inspect: ${reads}`,
     reads,
     run: recognise,

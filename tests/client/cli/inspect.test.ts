@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { createPublicKey, generateKeyPairSync, verify } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { mkdtemp, readdir, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -12,6 +13,7 @@ import { Malformed, Refusal } from '../../../attestation/errors.ts'
 import { decodeEvidence, encodeEvidence } from '../../../attestation/evidence.ts'
 import { decodeCertificateTable, encodeCertificateTable } from '../../../attestation/snp/certificate-table.ts'
 import { encodeBundle } from '../../../attestation/standards/bundle.ts'
+import { decodeEar, parseEar } from '../../../attestation/standards/ear.ts'
 import { encodeCorim } from '../../../attestation/standards/corim.ts'
 import { encodeTpmQuote } from '../../../attestation/tpm/item.ts'
 import { bundle, FILE_CAP, readBundle, readCapped, recognise } from '../../../client/cli/evidence-files.ts'
@@ -192,6 +194,65 @@ vectorTest('one file with all of it: judged at any time as of its day, refused l
   const incomplete = await inspect([await file({ qeIdentity: null }), ...ofItsDay])
   t.is(incomplete.code, 10)
   t.like(incomplete.shown['refusal'], { code: 'collateral-missing' })
+})
+
+vectorTest('--ear: the verdict as an attestation result, in JSON and CBOR, signed and not', async t => {
+  const quote = ['tdx/tdx-v5-gotdx-uptodate/quote.bin', 'tdx/collateral/gotdx-v5-2026.json'].map(vector)
+  const options = ['--at', '2026-02-28T14:49:26Z', '--policy', 'bare-metal', '--ear']
+  const cbor = await written('ear.cbor', '')
+  const unsigned = await inspect([...quote, ...options, '--ear-cbor', cbor])
+  t.is(unsigned.code, 0, unsigned.err)
+  t.like(unsigned.shown, { iat: 1772290166, ear_status: 'warning' })
+  t.regex(JSON.stringify(unsigned.shown['attested_pod_protection']), /unsigned.*nobody signed/)
+  const ear = parseEar(JSON.stringify(unsigned.shown))
+  t.is(ear.submods.get('tdx')?.vector?.hardware, 2)
+  t.deepEqual(ear.submods.get('tdx')?.policyIds, ['bare-metal'])
+  t.like(decodeEar(new Uint8Array(readFileSync(cbor))), { issuedAt: ear.issuedAt, expires: ear.expires })
+
+  for (const [name, key] of [
+    ['EdDSA', generateKeyPairSync('ed25519').privateKey],
+    ['ES256', generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey],
+  ] as const) {
+    const pem = await written('key.pem', key.export({ type: 'pkcs8', format: 'pem' }))
+    const { code, shown } = await inspect([
+      ...quote,
+      ...options,
+      '--ear-key',
+      pem,
+      '--ear-cbor',
+      cbor,
+      '--nonce',
+      'ab'.repeat(64),
+    ])
+    t.is(code, 10, 'a refusal is a result, too')
+    const [head, body, signature] = String(shown['jwt'])
+      .split('.')
+      .map(part => Buffer.from(part, 'base64url'))
+    const message = Buffer.from(String(shown['jwt']).replace(/\.[^.]*$/, ''))
+    t.like(JSON.parse(String(head)), { alg: name })
+    const verifier = { key: createPublicKey(key), dsaEncoding: 'ieee-p1363' } as const
+    t.true(verify(name === 'EdDSA' ? null : 'sha256', message, verifier, signature as Buffer))
+    t.is(parseEar(String(body)).submods.get('tdx')?.details?.refusal?.code, 'binding')
+    t.is(readFileSync(cbor)[0], 0xd2)
+  }
+})
+
+test('--ear: what it goes with, and keys that are none', async t => {
+  const { evidence } = await simulated()
+  const file = await written('evidence', evidence)
+  const rsa = generateKeyPairSync('rsa', { modulusLength: 2048 }).privateKey
+  for (const [args, code, message] of [
+    [['--ear-key', 'key.pem'], 30, /go with --ear/],
+    [['--ear-cbor', 'ear.cbor'], 30, /go with --ear/],
+    [['--ear', '--ear-key', await written('no.pem', 'no key')], 30, /no private key in PEM/],
+    [['--ear', '--ear-key', '/no/such/key'], 30, /no file/],
+    [['--ear', '--ear-key', await written('rsa', rsa.export({ type: 'pkcs8', format: 'pem' }))], 20, /got rsa/],
+    [['--ear', '--ear-cbor', '/no/such/folder/ear'], 30, /cannot be written: ENOENT/],
+  ] as const) {
+    const ended = await inspect([file, '--policy', 'bare-metal', ...args])
+    t.is(ended.code, code, args.join(' '))
+    t.regex(String((ended.shown['error'] as Shown)['message']), message)
+  }
 })
 
 vectorTest('a platform that is behind: refused, and every part of it is told', async t => {
