@@ -32,6 +32,7 @@ import {
 import { examine } from '../session/session.ts'
 import type { Context } from './context.ts'
 import { describeClaims } from './describe.ts'
+import { policySource } from './policies.ts'
 import { date, duration, printable, readInput, secretFromFile } from './terminal.ts'
 
 const DAY_SECONDS = 24 * 3600
@@ -186,6 +187,7 @@ export function showStatus(context: Context): Promise<void> {
 }
 
 export type UnlockOptions = Readonly<{
+  policy?: string
   approvePlatform?: string
   manifest?: string
   collection?: readonly string[]
@@ -195,6 +197,7 @@ export type UnlockOptions = Readonly<{
 export async function unlock(context: Context, options: UnlockOptions): Promise<void> {
   const owner = await context.owner()
   if (options.manifest !== undefined) await adoptManifest(owner.home, options.manifest)
+  if (options.policy !== undefined) await owner.home.adoptPolicy(await policySource(options.policy))
   for (const name of options.collection ?? []) await owner.addCollection(name)
   if (options.approvePlatform !== undefined) await approvePlatform(context, owner, options.approvePlatform)
   try {

@@ -41,13 +41,14 @@ export function simulationPreset(rootSha256: readonly Uint8Array[]): Policy {
   return { ...preset('bare-metal'), acceptSimulatedEvidence: { rootSha256, reason } }
 }
 
-/** A preset by its name, or the policy in a file. */
-export async function loadPolicy(name: string): Promise<Policy> {
-  if (isPreset(name)) return preset(name)
+/** The text of a preset by its name, or of the policy in a file. */
+export async function policySource(name: string): Promise<string> {
+  if (isPreset(name)) return policyText(name)
   const source = utf8Text(await readCapped(name, POLICY_CAP))
   if (source === null) throw new Malformed('policy: not UTF-8', 'policy')
-  return parsePolicy(source)
+  return source
 }
+export const loadPolicy = async (name: string): Promise<Policy> => parsePolicy(await policySource(name))
 
 /** Reference values in a file: a CoRIM, or the JSON that `pod measure` prints. */
 export async function loadEntries(path: string): Promise<ManifestEntry[]> {

@@ -249,9 +249,16 @@ function build(run: Run, start: commands.StartLocalPod): Command {
     .description('verify the pod, step by step, and release its keys under a lease')
     .option('--approve-platform <pin>', 'approve the chip with this pin')
     .option('--manifest <file>', 'take these signed reference values into force first')
+    .option(
+      '--policy <name>',
+      'from now on judge the pod as its kind of machine demands: bare-metal, azure, google, google-vtpm, aws, own-machine, or a policy file',
+    )
     .option('-c, --collection <name>', 'add this collection and open it too (repeat it)', gather)
     .option('--minutes <n>', 'lease of the collections (default 480)', whole(1))
-    .addHelpText('after', example('pod unlock', 'pod unlock --collection photos --minutes 60'))
+    .addHelpText(
+      'after',
+      example('pod unlock', 'pod unlock --collection photos --minutes 60', 'pod unlock --policy aws'),
+    )
     .action((options: commands.UnlockOptions) => run(context => commands.unlock(context, options)))
 
   program

@@ -33,6 +33,7 @@ import type { HeadStore, ReleaseRoots, ReleasingOwner, SeenCollateral, Trust } f
 import { nothingSeen, raised } from '../session/seen.ts'
 import { type FileFormat, readFormat, writeFormat } from './files.ts'
 import type { StateFolder } from './folder.ts'
+import { ownRules, rulesFile } from './rules.ts'
 import { type KdfCost, type Passphrase, type Sleep, Vault } from './vault.ts'
 
 const state = struct([], {
@@ -230,11 +231,13 @@ export class OwnerHome {
       throw new Rejection('reference-values', 'configuration', detail)
     }
     const policy = await this.policy()
+    const adopted = await readFormat(this.folder, rulesFile)
     return {
       manifest,
       manifestFloor: Math.max(manifestFloor, policy.manifestFloor),
       platforms: policy.platforms,
       simulatedRoots,
+      rules: adopted === null ? {} : ownRules(adopted.source),
       waivers: waivers.map(({ rule, reason }) => ({ rule: rule as RuleName, reason })),
       seen: seenOf(await this.#collateral(), this.#simulated),
     }
@@ -257,6 +260,12 @@ export class OwnerHome {
       const others = stored.filter(({ simulated }) => simulated !== this.#simulated)
       await writeFormat(this.folder, collateralFile, [...others, storedSeen(next, this.#simulated)])
     })
+  }
+
+  /** Judges the pod by this policy from now on; refused where it does not load. */
+  async adoptPolicy(source: string): Promise<void> {
+    ownRules(source)
+    await writeFormat(this.folder, rulesFile, { source })
   }
 
   async setUrl(url: string): Promise<void> {

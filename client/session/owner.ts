@@ -2,7 +2,7 @@
  * What a session needs from its owner, wherever that is kept: a folder (`client/owner`), IndexedDB, a secure element.
  * No file, prompt or clock is touched here, so that the same session code runs in a browser.
  */
-import type { ListAge, RuleName } from '../../attestation/policy.ts'
+import type { ListAge, RuleName, Policy, TdxRules } from '../../attestation/policy.ts'
 import type { Sign } from '../../attestation/session/keys.ts'
 
 /**
@@ -15,6 +15,11 @@ export type SeenCollateral = Readonly<{
   lists: readonly ListAge[]
 }>
 
+/** Rules in place of the standard ones; those left out stay as they are. */
+export type OwnRules = Readonly<
+  Partial<Omit<Policy, 'tdx' | 'acceptSimulatedEvidence'>> & { tdx?: Partial<TdxRules> | null }
+>
+
 /** What this owner accepts of a pod (PROTOCOL 2.4, 2.7). Everything here is the owner's own, nothing the pod's. */
 export type Trust = Readonly<{
   /** The signed reference-value manifest in force. */
@@ -25,6 +30,8 @@ export type Trust = Readonly<{
   platforms: readonly Uint8Array[]
   /** Roots of simulated silicon, each this installation's own. */
   simulatedRoots: readonly Uint8Array[]
+  /** Of the policy that the owner unlocks by, what the kind of machine demands; each waiver is shown at every unlock. */
+  rules: OwnRules
   /** Rules that the owner waived, with a reason each; shown at every unlock. */
   waivers: readonly Readonly<{ rule: RuleName; reason: string }>[]
   /** Collateral older than this is refused. */

@@ -18,7 +18,8 @@ import { withFloors } from './seen.ts'
 
 /**
  * The policy of an owner: measurements of the manifest that the launch config's release keys signed, at or above the
- * stored floor, launched for this very launch config, on an approved chip; every other rule as `standardPolicy` has it.
+ * stored floor, launched for this very launch config, on an approved chip; what the kind of machine demands as the owner's own rules
+ * have it, every other rule as `standardPolicy` does.
  */
 export async function ownerPolicy(p: Primitives, launch: Uint8Array, trust: Trust): Promise<Policy> {
   const { threshold, keys } = decodeLaunchConfig(launch).release
@@ -33,8 +34,11 @@ export async function ownerPolicy(p: Primitives, launch: Uint8Array, trust: Trus
   })
   const waived = Object.fromEntries(trust.waivers.map(({ rule, reason }) => [rule, { waive: reason }]))
   const reason = 'simulated silicon: the whole path is exercised, no hardware protects the memory'
+  const { tdx = {}, ...rules } = trust.rules
   return {
     ...strict,
+    ...rules,
+    tdx: tdx && strict.tdx && { ...strict.tdx, ...tdx },
     ...waived,
     acceptSimulatedEvidence: trust.simulatedRoots.length > 0 && { rootSha256: trust.simulatedRoots, reason },
   }

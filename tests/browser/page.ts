@@ -45,6 +45,7 @@ async function use(given: InPageOwner): Promise<{ platform: string; steps: numbe
       manifestFloor: 1,
       platforms: [bytes(given.platform)],
       simulatedRoots: [bytes(given.simulatedRoot)],
+      rules: {},
       waivers: [],
       seen: nothingSeen,
     }),

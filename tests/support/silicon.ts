@@ -62,7 +62,7 @@ export type Variation = Readonly<{
   leaf?: (request: Request) => Partial<Request>
   extensions?: (extensions: Extension[]) => Extension[]
   /** Replaces what is sent, after signing. */
-  evidence?: (report: Uint8Array, certs: Uint8Array) => Uint8Array
+  evidence?: (report: Uint8Array, certs: Uint8Array) => Uint8Array | Promise<Uint8Array>
   report?: (report: Uint8Array) => Uint8Array
   collateral?: (own: Collateral) => Partial<Collateral>
   policy?: Partial<Policy> | ((policy: Policy) => Partial<Policy>)
@@ -139,7 +139,7 @@ export async function good(variation: Variation = {}): Promise<{ evidence: Uint8
   const change = typeof variation.policy === 'function' ? variation.policy(policy) : variation.policy
   return {
     evidence:
-      variation.evidence?.(report, certs) ??
+      (await variation.evidence?.(report, certs)) ??
       encodeEvidence([
         ['snp-report', report],
         ['certs', certs],

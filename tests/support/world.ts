@@ -361,6 +361,7 @@ export async function world(): Promise<World> {
     manifestFloor: 1,
     platforms: [await chip.pin()],
     simulatedRoots: [chip.rootSha256],
+    rules: {},
     waivers: [],
     seen: nothingSeen,
   }
