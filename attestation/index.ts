@@ -17,7 +17,10 @@ export {
   collateralHint,
   type Given,
   noCollateral,
+  type SnpClaims,
   type StepOutcome,
+  type TdxClaims,
+  type TpmClaims,
   type Waiver,
 } from './appraise.ts'
 export {

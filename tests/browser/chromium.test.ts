@@ -9,9 +9,16 @@ import { setIn, vectorsIn } from '../../scripts/conformance/folder.ts'
 import type { Outcome } from '../../scripts/conformance/report.ts'
 import { run } from '../../scripts/conformance/run.ts'
 import type { VectorSet } from '../../scripts/conformance/set.ts'
+import { type Case, seconds, unhex } from '../../scripts/conformance/manifest.ts'
+import { collateralOf } from '../../scripts/conformance/tdx.ts'
+import { encodeBundle } from '../../attestation/standards/bundle.ts'
+import { examplesOf, onSources } from '../support/examples.ts'
+import { lenient } from '../support/policies.ts'
 import { startTestPod, temporaryFolder } from '../support/pod.ts'
 import { vectorsDir, vectorTest } from '../support/vectors.ts'
 import type { InPageOwner } from './page.ts'
+
+type Describe = (file: Uint8Array, policy: string, now: number) => Promise<string>
 
 let browser: OpenPage
 let page: Page
@@ -45,6 +52,34 @@ vectorTest(
     )
     t.true(inPage.filter(({ outcome }) => outcome === 'passed').length >= 56)
     t.true(inPage.filter(({ detail }) => detail.endsWith('mutations')).length >= 14)
+  },
+  ['vectors'],
+)
+
+vectorTest(
+  'the example for pages, as attestation/README.md shows it, judges a real quote in a page',
+  async t => {
+    const [, example] = examplesOf('attestation/README.md')
+    const text = `${onSources(example as string)}\nObject.assign(globalThis, { describe })`
+    const { code } = await browserBundle({ text }, { format: 'iife', minify: true })
+    await page.evaluate(new TextDecoder().decode(code))
+    const vectors = vectorsIn(vectorsDir('vectors') as string)
+    const quote = vectors.manifest.cases.find(({ id }) => id === 'tdx-v4-phala-uptodate') as Case
+    const file = encodeBundle({
+      items: [['tdx-quote', vectors.file(quote, 'quote')]],
+      collateral: collateralOf(quote, vectors),
+      reportData: unhex(quote.expected['reportData'] as string),
+    })
+    const given = {
+      file: Buffer.from(file).toString('base64'),
+      policy: JSON.stringify(lenient),
+      now: seconds(quote.verifyAt as string),
+    }
+    const said = await page.evaluate(({ file, policy, now }) => {
+      const bytes = Uint8Array.from(atob(file), byte => byte.charCodeAt(0))
+      return (globalThis as unknown as { describe: Describe }).describe(bytes, policy, now)
+    }, given)
+    t.is(said, 'TDX, firmware not judged')
   },
   ['vectors'],
 )

@@ -1,11 +1,19 @@
 /** The package as a stranger gets it: packed, installed elsewhere, each export imported, the command run. */
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import test from 'ava'
+import { examplesOf } from '../support/examples.ts'
 
 const root = resolve(import.meta.dirname, '../..')
+
+const presets = `
+import { parsePolicy } from 'attested-pod/attestation'
+import bareMetal from 'attested-pod/policies/bare-metal.json' with { type: 'json' }
+const { product } = parsePolicy(JSON.stringify(bareMetal))
+console.log('require' in product ? product.require[0] : '')
+`
 
 function run(cwd: string, command: string, ...args: string[]): string {
   const result = spawnSync(command, args, { cwd, encoding: 'utf8', env: { ...process.env, NO_COLOR: '1' } })
@@ -42,6 +50,22 @@ test('packs, installs elsewhere without install scripts, imports, runs, and bund
     "export * from 'attested-pod/client'\nexport { appraise } from 'attested-pod/attestation'\n",
   )
   run(user, process.execPath, esbuild, 'page.js', '--bundle', '--platform=browser', '--format=esm', '--outfile=out.js')
+
+  // What attestation/README.md shows compiles against the types of the package.
+  const examples = examplesOf('attestation/README.md').map((example, i) => {
+    writeFileSync(join(user, `example-${i}.ts`), example)
+    return `example-${i}.ts`
+  })
+  t.is(examples.length, 2)
+  writeFileSync(join(user, 'presets.ts'), presets)
+  const { compilerOptions } = JSON.parse(readFileSync(join(root, 'tsconfig.json'), 'utf8')) as {
+    compilerOptions: object
+  }
+  const typeRoots = [join(root, 'node_modules', '@types')]
+  const tsconfig = { compilerOptions: { ...compilerOptions, typeRoots }, files: [...examples, 'presets.ts'] }
+  writeFileSync(join(user, 'tsconfig.json'), JSON.stringify(tsconfig))
+  run(user, process.execPath, join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', '.')
+  t.is(run(user, process.execPath, 'presets.ts').trim(), 'Genoa')
 
   const files = run(user, 'find', 'node_modules/attested-pod', '-type', 'f')
   t.false(/\.test\.|\/silicon\/.*\.ts$|\.tgz/.test(files))

@@ -27,7 +27,7 @@ const bare = [
 
 const ROUNDS = 25
 const ROUND_MILLISECONDS = 25
-const WARM_UP_MILLISECONDS = 400
+const WARM_UP_MILLISECONDS = 1500
 type Work = () => Promise<unknown>
 
 async function millisecondsOf(times: number, work: Work): Promise<number> {
