@@ -196,8 +196,8 @@ async function make(options: BuildOptions, folder: string): Promise<void> {
   progress('making the unified kernel image')
   const initrd = new Uint8Array(readFileSync(to('initrd.zst')))
   const text = new TextEncoder()
+  // No `.osrel`: the stub would hand it to the kernel in an initrd of its making, which PCR 9 covers and no file shows.
   const uki = unifiedKernelImage(packages.read('/usr/lib/systemd/boot/efi/linuxx64.efi.stub'), [
-    { name: '.osrel', content: text.encode(release) },
     { name: '.cmdline', content: text.encode(cmdline) },
     { name: '.uname', content: text.encode(kernel.version) },
     { name: '.initrd', content: initrd },
