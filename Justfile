@@ -44,6 +44,10 @@ fuzz *args:
 image *args:
     npm run image --silent -- {{args}}
 
+# build the image twice under other circumstances, and compare
+reproduce:
+    npm run image:reproduce --silent
+
 # make the lock of the image's inputs anew, and show what changes
 relock:
     npm run image:relock --silent

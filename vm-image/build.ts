@@ -19,11 +19,12 @@ import { dirname, join } from 'node:path'
 import { zstdDecompressSync } from 'node:zlib'
 import { cpio, tar } from './archives.ts'
 import { type Bundle, type Contents, type Ingredients, initrdTree, rootTree } from './contents.ts'
-import { DISK_BYTES, diskPieces } from './disk.ts'
+import { DISK_BYTES, diskHead, diskPieces } from './disk.ts'
 import { explained, ImageError } from './errors.ts'
 import { type Lock, nodeProgram, readLock, sha256Hex } from './lock.ts'
+import { listTree, type Listing, roleLines } from './listing.ts'
 import { measure, type Offers, productOf } from './measurements.ts'
-import { beside, cacheFolder, type Progress, unpacked } from './packages.ts'
+import { beside, cacheFolder, ownersOf, type Progress, unpacked } from './packages.ts'
 import { sbom } from './sbom.ts'
 import { Kernel, Sysroot } from './sysroot.ts'
 import { runTool, toolsTree } from './tools.ts'
@@ -132,11 +133,11 @@ async function writeRoot(tree: FileTree, file: string, epoch: number): Promise<V
   return { rootHash, blocks }
 }
 
-function cmdlineOf(profile: Profile, { rootHash, blocks }: Verity): string {
-  const words = readJson<Record<'all' | Profile, string[]>>('cmdline.json')
+function cmdlineOf(profile: string, { rootHash, blocks }: Verity): string {
+  const words = readJson<Record<string, string[]>>('cmdline.json')
   return [
-    ...words.all,
-    ...words[profile],
+    ...(words['all'] ?? []),
+    ...(words[profile] ?? []),
     `pod.profile=${profile}`,
     `pod.root=${rootHash}`,
     `pod.blocks=${blocks}`,
@@ -161,65 +162,90 @@ function writeDisk(file: string, uki: Uint8Array, rootImage: Uint8Array): void {
   }
 }
 
-/** All artefacts, into an empty folder. */
-async function make(options: BuildOptions, folder: string): Promise<void> {
-  const { root, profile, bundles, progress } = options
-  const lock = readLock(root)
-  const { epoch } = lock
-  const to = (name: string) => join(folder, name)
-  const node = await strippedNode(root, lock)
-  const contents = readJson<Contents>('contents.json')
-  const packages = new Sysroot(await unpacked(lock, 'image', progress), new Map([[contents.node, node]]))
-  const kernel = new Kernel(packages)
-  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string }
-  const release = osRelease(profile, version)
-  const ingredients: Ingredients = {
-    packages,
-    kernel,
-    contents,
-    files: join(here, 'files'),
-    profile,
-    bundles,
-    osRelease: release,
-  }
+type Trees = Readonly<{ initrd: FileTree; root: FileTree }>
+type Work = Readonly<{ folder: string; epoch: number; profile: Profile; progress: Progress }>
+type Parts = Readonly<{ vmlinuz: Uint8Array; initrd: Uint8Array; cmdline: string; rootImage: Uint8Array }>
 
+/** What both packagings hold. */
+async function makeParts(ingredients: Ingredients, trees: Trees, { folder, epoch, progress }: Work): Promise<Parts> {
+  const { packages, kernel, profile } = ingredients
   const vmlinuz = packages.read(`/boot/vmlinuz-${kernel.version}`)
-  writeFileSync(to('vmlinuz'), vmlinuz)
+  writeFileSync(join(folder, 'vmlinuz'), vmlinuz)
   progress('making the initrd')
-  const initrdFiles = await initrdTree(ingredients)
-  await writeInitrd(initrdFiles, to('initrd.zst'), epoch)
+  const initrdFile = join(folder, 'initrd.zst')
+  await writeInitrd(trees.initrd, initrdFile, epoch)
   progress('making the root file system and its hash tree')
-  const rootFiles = await rootTree(ingredients)
-  const cmdline = cmdlineOf(profile, await writeRoot(rootFiles, to('root.squashfs'), epoch))
-  writeFileSync(to('cmdline'), cmdline)
+  const rootFile = join(folder, 'root.squashfs')
+  const cmdline = cmdlineOf(profile, await writeRoot(trees.root, rootFile, epoch))
+  writeFileSync(join(folder, 'cmdline'), cmdline)
+  const read = (file: string) => new Uint8Array(readFileSync(file))
+  return { vmlinuz, initrd: read(initrdFile), cmdline, rootImage: read(rootFile) }
+}
 
-  progress('making the unified kernel image')
-  const initrd = new Uint8Array(readFileSync(to('initrd.zst')))
+/** No `.osrel`: the stub would hand it to the kernel in an initrd of its making, which PCR 9 covers and no file shows. */
+function makeUki({ packages, kernel }: Ingredients, { vmlinuz, initrd, cmdline }: Parts): Uint8Array {
   const text = new TextEncoder()
-  // No `.osrel`: the stub would hand it to the kernel in an initrd of its making, which PCR 9 covers and no file shows.
-  const uki = unifiedKernelImage(packages.read('/usr/lib/systemd/boot/efi/linuxx64.efi.stub'), [
+  return unifiedKernelImage(packages.read('/usr/lib/systemd/boot/efi/linuxx64.efi.stub'), [
     { name: '.cmdline', content: text.encode(cmdline) },
     { name: '.uname', content: text.encode(kernel.version) },
     { name: '.initrd', content: initrd },
     { name: '.linux', content: vmlinuz },
   ])
-  writeFileSync(to('pod.efi'), uki)
+}
 
-  progress('computing the measurements')
+async function measureParts(parts: Parts, uki: Uint8Array, { folder, profile }: Work): Promise<void> {
   const amdsev = amdsevFirmware()
   const ovmf = new Uint8Array(readFileSync(join(await toolsTree(), 'usr/share/ovmf/OVMF.fd')))
-  writeFileSync(to('OVMF.amdsev.fd'), amdsev)
-  writeFileSync(to('OVMF.fd'), ovmf)
+  writeFileSync(join(folder, 'OVMF.amdsev.fd'), amdsev)
+  writeFileSync(join(folder, 'OVMF.fd'), ovmf)
+  const { vmlinuz: kernel, initrd, cmdline, rootImage } = parts
+  const head = diskHead(diskPieces(uki, rootImage))
   const measured = measure(
-    { kernel: vmlinuz, initrd, cmdline, amdsev, ovmf, uki },
+    { kernel, initrd, cmdline, amdsev, ovmf, uki, diskHead: head },
     readJson<Offers>('offers.json'),
     profile,
   )
-  writeFileSync(to('measurements.json'), `${JSON.stringify(measured, null, 1)}\n`)
-  writeFileSync(
-    to('sbom.spdx.json'),
-    sbom({ root, lock, profile, version, bundles, firmware: readJson<Firmware>('firmware/firmware.json') }),
-  )
+  writeFileSync(join(folder, 'measurements.json'), `${JSON.stringify(measured, null, 1)}\n`)
+}
+
+function listing({ root, profile, bundles }: BuildOptions, { packages, contents }: Ingredients, trees: Trees): Listing {
+  const owners = ownersOf(packages.folder)
+  const originOf = (path: string) => {
+    const own = path.replace(/^\/roles\/\w+/, '')
+    if (own === contents.node) return 'node'
+    return owners[own] ?? (own.endsWith('.ko') ? 'linux modules' : 'this checkout')
+  }
+  return {
+    profile,
+    roles: bundles.map(each => roleLines(root, each)),
+    trees: { initrd: listTree(trees.initrd, originOf), root: listTree(trees.root, originOf) },
+  }
+}
+
+/** All artefacts but the disk, into an empty folder. */
+async function make(options: BuildOptions, folder: string): Promise<void> {
+  const { root, profile, bundles, progress } = options
+  const lock = readLock(root)
+  const work: Work = { folder, epoch: lock.epoch, profile, progress }
+  const contents = readJson<Contents>('contents.json')
+  const node = await strippedNode(root, lock)
+  const packages = new Sysroot(await unpacked(lock, 'image', progress), new Map([[contents.node, node]]))
+  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string }
+  const files = join(here, 'files')
+  const release = osRelease(profile, version)
+  const kernel = new Kernel(packages)
+  const ingredients: Ingredients = { packages, kernel, contents, files, profile, bundles, osRelease: release }
+  const trees: Trees = { initrd: await initrdTree(ingredients), root: await rootTree(ingredients) }
+
+  const parts = await makeParts(ingredients, trees, work)
+  progress('making the unified kernel image')
+  const uki = makeUki(ingredients, parts)
+  writeFileSync(join(folder, 'pod.efi'), uki)
+  progress('computing the measurements')
+  await measureParts(parts, uki, work)
+  const firmware = readJson<Firmware>('firmware/firmware.json')
+  writeFileSync(join(folder, 'sbom.spdx.json'), sbom({ root, lock, profile, version, bundles, firmware }))
+  writeFileSync(join(folder, 'contents.json'), `${JSON.stringify(listing(options, ingredients, trees), null, 1)}\n`)
 }
 
 /** Puts a whole folder in the place of another; a reader sees the one or the other, or for a moment none. */

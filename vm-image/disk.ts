@@ -228,3 +228,10 @@ export function diskPieces(program: Uint8Array, rootImage: Uint8Array): Piece[] 
   ]
   return pieces.toSorted((a, b) => a.at - b.at)
 }
+
+/** The sectors with the partition table, as whoever measures it reads them. */
+export function diskHead(pieces: readonly Piece[]): Uint8Array {
+  const head = new Uint8Array((2 + TABLE_SECTORS) * SECTOR)
+  for (const { at, data } of pieces) if (at + data.length <= head.length) head.set(data, at)
+  return head
+}

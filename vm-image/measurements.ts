@@ -7,7 +7,9 @@ import { hex } from '../attestation/bytes.ts'
 import { nodePrimitives } from '../attestation/primitives/node.ts'
 import { firmwareDigest, launchDigest } from '../attestation/snp/launch-digest.ts'
 import { modelSignature } from '../attestation/snp/vmsa.ts'
+import { diskBootRtmrs } from '../attestation/tdx/disk-boot.ts'
 import { mrTd } from '../attestation/tdx/measure.ts'
+import { tdMeasurement } from '../attestation/tdx/rules.ts'
 import { applicationsOf, pcr11, pcr4, pcr9 } from '../attestation/tpm/uki.ts'
 import { ImageError } from './errors.ts'
 
@@ -25,6 +27,8 @@ export type Measured = Readonly<{
   amdsev: Uint8Array
   ovmf: Uint8Array
   uki: Uint8Array
+  /** The first sectors of the disk, with its partition table. */
+  diskHead: Uint8Array
 }>
 
 export type SnpMeasurement = Readonly<{ vcpuType: string; vcpus: number; guestFeatures: string; launchDigest: string }>
@@ -50,6 +54,16 @@ function snp({ kernel, initrd, cmdline, amdsev }: Measured, offers: Offers): Snp
   })
 }
 
+/** Both orders of adding pages are genuine. RTMR0 is the machine's own, RTMR3 the launch config's. */
+function tdx({ ovmf, uki, diskHead }: Measured) {
+  const rtmrs = diskBootRtmrs(p, { disk: diskHead, image: uki })
+  return (['page-by-page', 'section-by-section'] as const).map(pages => {
+    const registers = { mrTd: mrTd(p, ovmf, pages), ...rtmrs }
+    const texts = { mrTd: hex(registers.mrTd), rtmr1: hex(registers.rtmr1), rtmr2: hex(registers.rtmr2) }
+    return { pages, ...texts, measurement: hex(tdMeasurement(p, registers)) }
+  })
+}
+
 function registers(uki: Uint8Array) {
   const bank = (hash: 'SHA-256' | 'SHA-384') => ({
     pcr4: hex(pcr4(p, hash, applicationsOf(p, hash, uki))),
@@ -62,11 +76,10 @@ function registers(uki: Uint8Array) {
 export type Measurements = ReturnType<typeof measure>
 
 export function measure(files: Measured, offers: Offers, profile: string) {
-  const order = ['page-by-page', 'section-by-section'] as const
   return {
     product: productOf(profile),
     snp: snp(files, offers),
-    tdx: order.map(pages => ({ pages, mrTd: hex(mrTd(p, files.ovmf, pages)) })),
+    tdx: tdx(files),
     vtpm: registers(files.uki),
   }
 }

@@ -10,6 +10,8 @@ import { type Lock, type LockedPackage, sha256Hex } from './lock.ts'
 
 const PATIENCE_MS = 120_000
 const AT_ONCE = 4
+/** Rises when a tree of the same packages comes out differently. */
+const FORMAT = 2
 
 /** Shared by all checkouts of a user: what is in it is named by its hash. */
 export const cacheFolder = (): string =>
@@ -108,9 +110,10 @@ async function fetchAll(lock: Lock, wanted: readonly LockedPackage[], progress: 
 
 const run = promisify(execFile)
 
-async function unpack(file: string, into: string): Promise<void> {
+async function dpkgDeb(args: readonly string[], into: string): Promise<string> {
   try {
-    await run('dpkg-deb', ['-x', file, into])
+    const { stdout } = await run('dpkg-deb', args, { maxBuffer: 64 << 20 })
+    return stdout
   } catch (error) {
     const { code, stderr = '' } = error as NodeJS.ErrnoException & { stderr?: string }
     if (code === 'ENOENT') {
@@ -124,13 +127,26 @@ async function unpack(file: string, into: string): Promise<void> {
   }
 }
 
+/** Which package brought each file, by its path from the top. */
+const OWNERS = '.owners.json'
+export const ownersOf = (folder: string): Readonly<Record<string, string>> =>
+  JSON.parse(readFileSync(join(folder, OWNERS), 'utf8')) as Record<string, string>
+
+async function unpack(name: string, file: string, into: string, owners: Record<string, string>): Promise<void> {
+  await dpkgDeb(['-x', file, into], into)
+  for (const line of (await dpkgDeb(['-c', file], into)).split('\n')) {
+    const path = / \.(\/\S+?)(?: -> .*| link to .*)?$/.exec(line)?.[1]
+    if (path !== undefined && !path.endsWith('/')) owners[path] = name
+  }
+}
+
 /** Debian's base-files makes these links; nothing else of it is needed. */
 const mergedFolders = ['bin', 'lib', 'lib64', 'sbin'] as const
 
 /** A folder with all packages of one use unpacked into it, made once for each state of the lock. */
 export async function unpacked(lock: Lock, use: 'image' | 'tools', progress: Progress): Promise<string> {
   const wanted = lock.packages.filter(each => each.for.includes(use))
-  const key = sha256Hex(wanted.map(({ sha256 }) => sha256).join('\n')).slice(0, 32)
+  const key = sha256Hex([FORMAT, ...wanted.map(({ sha256 }) => sha256)].join('\n')).slice(0, 32)
   const folder = join(cacheFolder(), `${use}-${key}`)
   if (existsSync(folder)) return folder
   progress(
@@ -145,7 +161,9 @@ export async function unpacked(lock: Lock, use: 'image' | 'tools', progress: Pro
       mkdirSync(join(fresh, 'usr', name), { recursive: true })
       symlinkSync(`usr/${name}`, join(fresh, name))
     }
-    for (const file of files) await unpack(file, fresh)
+    const owners: Record<string, string> = {}
+    for (const [at, file] of files.entries()) await unpack((wanted[at] as LockedPackage).name, file, fresh, owners)
+    writeFileSync(join(fresh, OWNERS), JSON.stringify(owners))
     try {
       renameSync(fresh, folder)
     } catch (error) {

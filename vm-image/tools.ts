@@ -15,6 +15,7 @@ const folders = ['usr/bin', 'usr/sbin', 'usr/lib/systemd'] as const
 const libraries = 'usr/lib/x86_64-linux-gnu'
 /** Libraries that their programs find by a path built into them. */
 const ownLibraries = ['swtpm', 'systemd'] as const
+const fakeClock = 'faketime/libfaketime.so.1'
 /** Where QEMU looks for firmware and option ROMs. */
 const qemuData = ['qemu', 'seabios', 'ipxe/qemu'] as const
 
@@ -57,9 +58,11 @@ export async function toolCommand(name: string, args: readonly string[] = []): P
   }
   const path = [libraries, ...ownLibraries.map(each => `${libraries}/${each}`)].map(each => join(top, each)).join(':')
   const data = name.startsWith('qemu-system-') ? qemuData.flatMap(each => ['-L', join(top, 'usr/share', each)]) : []
+  // Whose clock is faked (faketime(1)) starts tools whose clock is faked.
+  const clock = process.env['FAKETIME'] === undefined ? [] : ['--preload', join(top, libraries, fakeClock)]
   return {
     file: join(top, 'usr/lib64/ld-linux-x86-64.so.2'),
-    args: ['--argv0', name, '--library-path', path, program, ...data, ...args],
+    args: [...clock, '--argv0', name, '--library-path', path, program, ...data, ...args],
     env: { ...process.env, QEMU_MODULE_DIR: join(top, libraries, 'qemu'), LC_ALL: 'C' },
   }
 }
@@ -72,6 +75,16 @@ export async function tool(
 ): Promise<ChildProcess> {
   const { file, args: all, env } = await toolCommand(name, args)
   return spawn(file, [...all], { ...options, env: { ...env, ...options.env } })
+}
+
+/** How to start a program of this machine on the tools' loader, with another clock: for a build at another hour. */
+export async function atAnotherHour(program: string, args: readonly string[], clock: string): Promise<Command> {
+  const top = await toolsTree()
+  return {
+    file: join(top, 'usr/lib64/ld-linux-x86-64.so.2'),
+    args: ['--preload', join(top, libraries, fakeClock), '--library-path', join(top, libraries), program, ...args],
+    env: { FAKETIME: clock, DONT_FAKE_MONOTONIC: '1', NO_FAKE_STAT: '1' },
+  }
 }
 
 export type ToolUse = Readonly<{

@@ -129,7 +129,7 @@ export function utf16(text: string): Uint8Array {
 }
 
 /** What OVMF measures around the kernel into RTMR1: texts of EV_EFI_ACTION, and a separator. */
-const actions = {
+export const actions = {
   before: ['Calling EFI Application from Boot Option'],
   after: ['Exit Boot Services Invocation', 'Exit Boot Services Returned with Success'],
 } as const

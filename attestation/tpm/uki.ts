@@ -32,17 +32,18 @@ const measured = [
   '.pcrpkey',
 ] as const
 
-/** For each section its name with a NUL, then its contents. Phases of a running systemd come on top. */
-export function pcr11(p: Primitives, hash: Hash, image: Uint8Array): Uint8Array {
+/** What the stub measures of an image: for each section its name with a NUL, then its contents. */
+export function sectionDigests(p: Primitives, hash: Hash, image: Uint8Array): Uint8Array[] {
   const sections = loadedSections(image)
   kernelOf(sections)
   const present = measured.filter(name => sections.has(name))
   const data = present.flatMap(name => [utf8(`${name}\0`), sections.get(name) as Uint8Array])
-  return extended(
-    { p, hash },
-    data.map(one => digest(p, hash, one)),
-  )
+  return data.map(one => digest(p, hash, one))
 }
+
+/** Phases of a running systemd come on top. */
+export const pcr11 = (p: Primitives, hash: Hash, image: Uint8Array): Uint8Array =>
+  extended({ p, hash }, sectionDigests(p, hash, image))
 
 function kernelOf(sections: ReadonlyMap<string, Uint8Array>): Uint8Array {
   const kernel = sections.get('.linux')
@@ -64,14 +65,14 @@ export const applicationsOf = (p: Primitives, hash: Hash, image: Uint8Array): Ui
   [image, kernelOf(loadedSections(image))].map(started => authenticode(p, hash, started))
 
 /** What Linux's own stub measures (since 6.1): the command line as it got it, without white space at its end; the initrd. */
-export function pcr9(p: Primitives, hash: Hash, image: Uint8Array): Uint8Array {
+export function kernelDigests(p: Primitives, hash: Hash, image: Uint8Array): Uint8Array[] {
   const sections = loadedSections(image)
   const cmdline = utf8Text(sections.get('.cmdline') ?? new Uint8Array())
   if (cmdline === null) throw new Malformed('the command line of the image is not text', 'measurement')
   const initrd = sections.get('.initrd')
   const data = [utf16(`${cmdline.replace(/[\0-\x20]+$/, '')}\0`), ...(initrd === undefined ? [] : [initrd])]
-  return extended(
-    { p, hash },
-    data.map(one => digest(p, hash, one)),
-  )
+  return data.map(one => digest(p, hash, one))
 }
+
+export const pcr9 = (p: Primitives, hash: Hash, image: Uint8Array): Uint8Array =>
+  extended({ p, hash }, kernelDigests(p, hash, image))
