@@ -17,6 +17,13 @@ const attester = z.discriminatedUnion('kind', [
 ])
 const listen = z.strictObject({ host: z.string().min(1), port: z.int().min(0).max(65535) })
 
+/**
+ * Whether the edge relays what AMD and Intel publish to browsers (`/collateral/...`): a closed table of addresses at
+ * three hosts, GET only. Absent means no: then the edge asks nobody anything, and these paths answer 404. It needs a way
+ * to the outside; where there is none, they answer 503.
+ */
+const collateralRelay = z.boolean().optional()
+
 export const podConfig = z.strictObject({
   /** Sockets and role configurations of this run; created with mode 0700, at most 80 bytes long. */
   runDir: absolutePath,
@@ -32,12 +39,13 @@ export const podConfig = z.strictObject({
     .string()
     .regex(/^postgres(ql)?:\/\//, 'expected postgres://')
     .optional(),
+  collateralRelay,
   /** Version of the reference-value manifest that describes the roles of this run. */
   manifestVersion: z.int().min(1),
 })
 export type PodConfig = z.infer<typeof podConfig>
 
-const edge = z.strictObject({ listen })
+const edge = z.strictObject({ listen, collateralRelay })
 const keyholder = z.strictObject({ launchConfig: absolutePath, attester, manifestVersion: z.int().min(1) })
 /** `databaseUrl` names a role without DDL or file access; it answers only once the disk is open. */
 const api = z.strictObject({ databaseUrl: z.string(), dataDir: absolutePath })

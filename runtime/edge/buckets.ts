@@ -1,6 +1,6 @@
 /**
- * Token buckets for hellos (PROTOCOL 2.2, DoS: a quote per hello is expensive): one for each source and one for all.
- * Sessions that are open do not pass here.
+ * Token buckets for what is expensive: hellos (PROTOCOL 2.2, DoS: a quote each), requests to vendors. One for each
+ * source and one for all. Sessions that are open do not pass here.
  */
 import { isIPv6 } from 'node:net'
 
@@ -38,12 +38,16 @@ export class Buckets {
   readonly #now: () => number
   readonly #sources = new Map<string, Level>()
   readonly #all: Level
+  readonly #perSource: Rate
+  readonly #global: Rate
   refused = 0
 
   /** `now` in milliseconds, monotonic. */
-  constructor(now: () => number) {
+  constructor(now: () => number, perSource = PER_SOURCE, global = GLOBAL) {
     this.#now = now
-    this.#all = { tokens: GLOBAL.burst, at: now() }
+    this.#perSource = perSource
+    this.#global = global
+    this.#all = { tokens: global.burst, at: now() }
   }
 
   get sources(): number {
@@ -54,12 +58,12 @@ export class Buckets {
   take(address: string): number {
     const now = this.#now()
     const source = sourceOf(address)
-    const level = this.#sources.get(source) ?? { tokens: PER_SOURCE.burst, at: now }
+    const level = this.#sources.get(source) ?? { tokens: this.#perSource.burst, at: now }
     this.#sources.delete(source)
     this.#sources.set(source, level) // most recently seen last
     if (this.#sources.size > MAX_SOURCES) this.#sources.delete(this.#sources.keys().next().value as string)
     // The source first: a flooder is stopped by a bucket of its own and does not empty everybody's.
-    const seconds = wait(level, PER_SOURCE, now) || wait(this.#all, GLOBAL, now)
+    const seconds = wait(level, this.#perSource, now) || wait(this.#all, this.#global, now)
     if (seconds > 0) {
       this.refused++
       return Math.ceil(seconds)

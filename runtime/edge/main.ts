@@ -2,6 +2,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { startRole } from '../role.ts'
+import { CollateralRelay } from './collateral.ts'
 import { startEdge } from './server.ts'
 
 const role = startRole('edge')
@@ -17,8 +18,10 @@ function portOfPredecessor(): number {
 }
 
 try {
-  const { host: wantedHost, port } = role.config.listen
-  const edge = await startEdge(role.run, { host: wantedHost, port: port === 0 ? portOfPredecessor() : port })
+  const { listen, collateralRelay } = role.config
+  const relay = collateralRelay === true ? new CollateralRelay({ now: () => performance.now() }) : null
+  const address = { host: listen.host, port: listen.port === 0 ? portOfPredecessor() : listen.port }
+  const edge = await startEdge(role.run, address, relay)
   const host = edge.host.includes(':') ? `[${edge.host}]` : edge.host
   writeFileSync(addressFile, `${host}:${edge.port}\n`)
   role.onVerb(verb => {

@@ -1,6 +1,6 @@
 /** Counters in Prometheus' text format. No path, address, session or owner ever becomes a label. */
 
-export const routes = ['hello', 'auth', 'control', 'stream', 'pas', 'rest'] as const
+export const routes = ['hello', 'auth', 'control', 'stream', 'pas', 'collateral', 'rest'] as const
 export type Route = (typeof routes)[number]
 
 /** Upper bounds in seconds. */

@@ -7,6 +7,7 @@ import type { AddressInfo, Socket } from 'node:net'
 import { join } from 'node:path'
 import { Unavailable } from '../../attestation/errors.ts'
 import { Buckets } from './buckets.ts'
+import type { CollateralRelay } from './collateral.ts'
 import { ApplicationStream, CONTENT_TYPE, Message, preflightHeaders, Refused, type Surroundings } from './exchange.ts'
 import { Metrics } from './metrics.ts'
 import { restOf } from './rest.ts'
@@ -111,6 +112,12 @@ function gauges(hellos: Buckets, slow: SlowClients, connections: Counted, keyhol
   }
 }
 
+const relayGauges = (relay: CollateralRelay) => ({
+  pod_edge_collateral_asked_total: () => relay.asked,
+  pod_edge_collateral_kept: () => relay.kept,
+  pod_edge_collateral_limited_total: () => relay.limited,
+})
+
 function countConnections(server: Server): Counted {
   const counted: Counted = { open: 0, dropped: 0 }
   server.on('connection', (socket: Socket) => {
@@ -122,7 +129,11 @@ function countConnections(server: Server): Counted {
 }
 
 /** Listens; the roles behind may come later. Rejects with Unavailable where the address is not to be had. */
-export async function startEdge(run: string, listen: Readonly<{ host: string; port: number }>): Promise<Edge> {
+export async function startEdge(
+  run: string,
+  listen: Readonly<{ host: string; port: number }>,
+  relay: CollateralRelay | null = null,
+): Promise<Edge> {
   const now = () => performance.now()
   const keyholder = new Upstream(join(run, sockets.keyholderEdge))
   const api = new Upstream(join(run, sockets.apiEdge))
@@ -130,7 +141,10 @@ export async function startEdge(run: string, listen: Readonly<{ host: string; po
   const slow = new SlowClients(now)
   const server = createServer(http)
   server.maxConnections = MAX_CONNECTIONS
-  const metrics = new Metrics(gauges(hellos, slow, countConnections(server), keyholder, api))
+  const metrics = new Metrics({
+    ...gauges(hellos, slow, countConnections(server), keyholder, api),
+    ...(relay && relayGauges(relay)),
+  })
   const carrier = new Carrier(keyholder, api, hellos, { metrics, slow, now })
   const rest = restOf(keyholder, metrics)
 
@@ -139,7 +153,9 @@ export async function startEdge(run: string, listen: Readonly<{ host: string; po
     const path = url.startsWith('/o/') ? url.replace(prefix, '') : url
     if (path.startsWith('/pas/')) return carrier.handle(path, request, response)
     const startedAt = now()
-    response.once('close', () => metrics.answered('rest', response.statusCode, now() - startedAt))
+    const route = relay !== null && path.startsWith('/collateral/') ? 'collateral' : 'rest'
+    response.once('close', () => metrics.answered(route, response.statusCode, now() - startedAt))
+    if (relay !== null && route === 'collateral') return void relay.handle(path.slice(1), request, response)
     request.url = path
     void rest(request, response)
   })

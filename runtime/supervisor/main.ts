@@ -19,10 +19,10 @@ import { Supervisor } from './supervisor.ts'
 const RUN_DIR_CAP = 80
 
 function roleConfigs(config: PodConfig): RoleConfigs {
-  const { launchConfig, attester, manifestVersion, listen, databaseUrl, dataDir } = config
+  const { launchConfig, attester, manifestVersion, listen, databaseUrl, dataDir, collateralRelay } = config
   const own = databaseUrl === undefined ? serverAccess(config) : null
   return {
-    edge: { listen },
+    edge: { listen, collateralRelay },
     keyholder: { launchConfig, attester, manifestVersion },
     api: { databaseUrl: databaseUrl ?? own?.apiUrl ?? '', dataDir },
     migrate: { adminUrl: databaseUrl ?? own?.adminUrl ?? '', apiRole: own?.apiRole ?? null },

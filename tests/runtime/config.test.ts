@@ -14,6 +14,8 @@ const parse = (value: unknown) => parseConfig(podConfig, JSON.stringify(value), 
 
 test('a whole configuration is taken as it stands', t => {
   t.deepEqual(parse(good), good as ReturnType<typeof parse>)
+  t.is(parse(good).collateralRelay, undefined)
+  t.true(parse({ ...good, collateralRelay: true }).collateralRelay)
   t.is(parse({ ...good, databaseUrl: 'postgresql://localhost/x' }).databaseUrl, 'postgresql://localhost/x')
 })
 
@@ -25,6 +27,7 @@ const refused: Record<string, [unknown, RegExp]> = {
   'a port out of range': [{ ...good, listen: { host: 'x', port: 65536 } }, /listen\.port: /],
   'a database that is not PostgreSQL': [{ ...good, databaseUrl: 'mysql://x' }, /databaseUrl: expected postgres/],
   'another attester': [{ ...good, attester: { kind: 'none' } }, /attester\.kind: /],
+  'a relay that is neither on nor off': [{ ...good, collateralRelay: 'yes' }, /collateralRelay: /],
   'a manifest version of 0': [{ ...good, manifestVersion: 0 }, /manifestVersion: /],
   'no object': [[], /pod\.json: /],
 }

@@ -63,6 +63,24 @@ test('says ready, writes its address, hears of a new keyholder, drains on SIGTER
   t.is(await started.ended, 0)
 })
 
+test('relays collateral where it is told to, and only there', async t => {
+  const urls = await Promise.all(
+    [local, { ...local, collateralRelay: false }, { ...local, collateralRelay: true }].map(config =>
+      ready(start(t, config)),
+    ),
+  )
+  // An address that is in nobody's table: so no vendor is asked by this test, wherever it runs.
+  const answers = await Promise.all(urls.map(url => fetch(`${url}/collateral/amd/none`)))
+  t.deepEqual(
+    answers.map(({ status, headers }) => [status, headers.get('access-control-allow-origin')]),
+    [
+      [404, null],
+      [404, null],
+      [404, '*'],
+    ],
+  )
+})
+
 test('ends with the supervisor', async t => {
   const started = start(t, local)
   await ready(started)
