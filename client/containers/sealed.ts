@@ -87,9 +87,10 @@ export async function sealContainer(
 /** What the reader knows already, and the container must say too. */
 export type Expected = Readonly<{
   kind: ContainerKind
-  /** Of whom a container is taken. */
-  senders: readonly PublicKey[]
-  about: About
+  /** Of whom a container is taken; null where the payload says whose it must be, and the caller compares. */
+  senders: readonly PublicKey[] | null
+  /** Null where part of it stands in the payload alone: then the caller compares. */
+  about: About | null
 }>
 export type Opened = Readonly<{ sender: PublicKey; context: Context; payload: Uint8Array }>
 
@@ -101,12 +102,13 @@ const sameAbout = (a: About, b: About) => a.length === b.length && a.every((atom
 /** In the order of 3.5: strict decode, signature by an expected sender, context. Throws Refusal. */
 export async function checkContainer(p: Primitives, bytesOf: Uint8Array, expected: Expected): Promise<Opened> {
   const opened = await readContainer(p, bytesOf)
-  if (!expected.senders.some(sender => same(sender, opened.sender))) {
+  if (expected.senders !== null && !expected.senders.some(sender => same(sender, opened.sender))) {
     throw new Rejection('data', 'credential', 'signed by somebody else than expected')
   }
   const { kind, about } = opened.context
   if (kind !== expected.kind) throw new Rejection('data', 'conflict', `expected a ${expected.kind}, got a ${kind}`)
-  if (!sameAbout(about, expected.about)) throw new Rejection('data', 'conflict', 'made for another place than this')
+  if (expected.about !== null && !sameAbout(about, expected.about))
+    throw new Rejection('data', 'conflict', 'made for another place than this')
   return opened
 }
 
