@@ -8,9 +8,11 @@ import { captureEvidence, type EvidenceOptions, fetchCollateral, type FetchOptio
 import * as commands from './commands.ts'
 import { Context, type Globals } from './context.ts'
 import { fail } from './failure.ts'
+import * as grantCommands from './grants.ts'
 import { inspect, type InspectOptions } from './inspect.ts'
 import { showSnp, showTdx, showUki, type SnpOptions, type TdxOptions } from './measure.ts'
 import { machinePolicy } from './machine-policy.ts'
+import * as memoCommands from './memo.ts'
 import { policyText } from './policies.ts'
 import { Terminal } from './terminal.ts'
 
@@ -383,6 +385,91 @@ function build(run: Run, start: commands.StartLocalPod): Command {
     .addHelpText('after', example('pod devices revoke 00112233445566778899aabbccddeeff'))
     .action((serial: string, options: { local?: boolean }) =>
       run(context => commands.revokeDevice(context, serial, options)),
+    )
+
+  const grants = program
+    .command('grants')
+    .description('list, add and revoke grants: keys for programs that reach one collection and not the rest')
+    .addHelpText('after', example('pod grants', 'pod grants add memo --collection memo', 'pod grants revoke memo'))
+    .action(() => run(grantCommands.list))
+  grants
+    .command('add')
+    .description('make a key and a grant for it under the root; kept in this folder')
+    .argument('<name>')
+    .requiredOption('-c, --collection <name>', 'what it reaches (repeat it)', gather)
+    .option('--verbs <list>', 'what it may do there', 'read,create,update,delete')
+    .option('--days <n>', 'how long it is valid', whole(1), 90)
+    .addHelpText('after', example('pod grants add backup --collection memories --verbs read --days 30'))
+    .action((name: string, options: grantCommands.GrantOptions) =>
+      run(context => grantCommands.add(context, name, options)),
+    )
+  grants
+    .command('revoke')
+    .description('revoke a grant by its name')
+    .argument('<name>')
+    .option('--local', 'only in the policy here; the pod learns it at the next unlock')
+    .addHelpText('after', example('pod grants revoke memo'))
+    .action((name: string, options: { local?: boolean }) =>
+      run(context => grantCommands.revoke(context, name, options)),
+    )
+
+  const memo = program
+    .command('memo')
+    .description("serve Memo's API to clients on this machine, and import what they wrote")
+    .addHelpText('after', example('pod memo accounts add ada --public-key ada.pem', 'pod memo serve'))
+  memo
+    .command('serve')
+    .description("Memo's HTTP API on the loopback address, until Ctrl-C; each call goes on through a sealed session")
+    .option('--port <n>', 'port to listen on', whole(0), 8787)
+    .option('--grant <name>', 'the grant to hold', 'memo')
+    .addHelpText('after', example('pod grants add memo --collection memo', 'pod unlock', 'pod memo serve --port 8787'))
+    .action((options: { port: number; grant: string }) => run(context => memoCommands.serve(context, options)))
+  const accounts = memo
+    .command('accounts')
+    .description('list, add and remove accounts of the local service, each with an API key')
+    .addHelpText('after', example('pod memo accounts', 'pod memo accounts add ada --public-key ada.pem'))
+    .action(() => run(memoCommands.listAccounts))
+  accounts
+    .command('add')
+    .description('make an account; its API key is shown once')
+    .argument('<name>')
+    .option('--public-key <file>', 'the key its client signs with: SPKI in PEM, or its modulus in base64')
+    .addHelpText('after', example('pod memo accounts add ada --public-key ada.pem'))
+    .action((name: string, options: { publicKey?: string }) =>
+      run(context => memoCommands.addAccount(context, name, options)),
+    )
+  accounts
+    .command('key')
+    .description('register the public key that an account signs with, in place of the one before')
+    .argument('<name>')
+    .argument('<file>')
+    .addHelpText('after', example('pod memo accounts key ada ada.pem'))
+    .action((name: string, file: string) => run(context => memoCommands.registerKey(context, name, file)))
+  accounts
+    .command('rm')
+    .description("end an account's API key; its memories stay")
+    .argument('<name>')
+    .addHelpText('after', example('pod memo accounts rm ada'))
+    .action((name: string) => run(context => memoCommands.removeAccount(context, name)))
+  memo
+    .command('import')
+    .description("open Memo packages with their owner's RSA key and keep them as memories")
+    .argument(
+      '[source]',
+      "a Memo service's address, or a file of its answers (default: what this pod keeps for pod memo serve)",
+    )
+    .requiredOption('--key <file>', 'the RSA private key: PKCS#8 or PKCS#1 in PEM')
+    .option('--signer <file>', 'the public key that must have signed (default: the same pair)')
+    .option('--api-key-file <file>', "the service's API key")
+    .option('--legacy', 'open packages of the oldest form, too')
+    .option('--accept-unverified-writers', 'take packages whose signature is not looked at, and mark them so')
+    .addOption(collection('memories'))
+    .addHelpText(
+      'after',
+      example('pod memo import --key ada.pem', 'pod memo import answers.json --key ada.pem --legacy'),
+    )
+    .action((source: string | undefined, options: memoCommands.MemoImportOptions) =>
+      run(context => memoCommands.importAccount(context, source, options)),
     )
 
   program

@@ -474,7 +474,7 @@ export class OpenOwner implements ReleasingOwner {
 }
 
 /** The highest head, written at most once at a time: what comes while a write runs is covered by the next. */
-function fileHeads(folder: StateFolder): HeadStore {
+export function fileHeads(folder: StateFolder): HeadStore {
   let pending: Uint8Array | null = null
   let writing: Promise<void> | null = null
 
