@@ -11,26 +11,42 @@ export type Mutation = Readonly<{
   expected: Readonly<{ verdict: string; reason: string | null }>
 }>
 
-/** Fields by which a description says what to change. */
-const edits = [
-  'offset',
-  'at',
-  'byte',
-  'byteOffset',
-  'truncate',
-  'truncateTo',
-  'append',
-  'appendHex',
-  'xor',
-  'mask',
-  'bit',
-  'flipBit',
-  'edits',
-  'ops',
-  'operations',
-  'changes',
+/** Fields that say what a mutation is for and what to expect of it, but not what to change. */
+const told = [
+  'id',
+  'name',
+  'label',
+  'description',
+  'note',
+  'notes',
+  'comment',
+  'rule',
+  'title',
+  'summary',
+  'source',
+  'provenance',
+  'verified',
+  'status',
+  'seed',
+  'kind',
+  'case',
+  'cases',
+  'base',
+  'of',
+  'caseId',
+  'kinds',
+  'appliesTo',
+  'file',
+  'role',
+  'target',
+  'path',
+  'expected',
+  'expect',
+  'verdict',
+  'reason',
 ] as const
-const namesBytes = (source: Json): boolean => edits.some(name => source[name] !== undefined)
+/** Told in words alone. A field that is not known is a change that would go untried: it is no remark. */
+const inWords = (source: Json): boolean => Object.keys(source).every(name => told.some(known => known === name))
 
 const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
 
@@ -52,44 +68,114 @@ function operand(value: unknown): Uint8Array {
   return Uint8Array.of(numeric(value, 'value'))
 }
 
-/** The change that one description asks for; unknown ones fail the run, because an unapplied mutation tests nothing. */
-function editOf(source: Json): Mutation['edit'] {
-  const offset = field(source, 'offset', 'at', 'byte', 'byteOffset')
-  const truncate = field(source, 'truncate', 'truncateTo', 'length')
-  const append = field(source, 'append', 'appendHex')
-  const xor = field(source, 'xor', 'mask', 'xorHex')
-  const bit = field(source, 'bit', 'flipBit')
-  const set = field(source, 'set', 'value', 'hex', 'bytes', 'replace')
-  const place = (bytes: Uint8Array) => {
-    const at = offset === undefined ? 0 : numeric(offset, 'offset')
-    const index = at < 0 ? bytes.length + at : at
-    if (index < 0 || index >= bytes.length) throw new Mismatch(`mutation: offset ${at} lies outside the file`)
-    return index
-  }
-  const change = (values: Uint8Array, combine: (old: number, value: number) => number) => (bytes: Uint8Array) => {
+type Edit = Mutation['edit']
+const notUnderstood = (source: Json): Mismatch => new Mismatch(`mutation not understood: ${JSON.stringify(source)}`)
+
+/** A place in the file; a negative one counts from its end. */
+function placeIn(bytes: Uint8Array, at: number): number {
+  const index = at < 0 ? bytes.length + at : at
+  if (index < 0 || index >= bytes.length) throw new Mismatch(`mutation: offset ${at} lies outside the file`)
+  return index
+}
+
+const change =
+  (at: number, values: Uint8Array, combine: (old: number, value: number) => number): Edit =>
+  bytes => {
     const copy = bytes.slice()
-    const start = place(copy)
+    const start = placeIn(copy, at)
+    if (start + values.length > copy.length) throw new Mismatch(`mutation: ${values.length} bytes at ${at} do not fit`)
     for (const [i, value] of values.entries()) copy[start + i] = combine(copy[start + i] as number, value)
     return copy
   }
-  if (append !== undefined) return bytes => new Uint8Array([...bytes, ...operand(append)])
-  if (offset === undefined && truncate !== undefined) return bytes => bytes.slice(0, numeric(truncate, 'length'))
-  const operation = text(field(source, 'op', 'operation', 'type', 'kind'))
-  if (offset !== undefined && /xor|flip/.test(operation) && xor === undefined && bit === undefined) {
-    return change(set === undefined ? Uint8Array.of(1) : operand(set), (old, value) => old ^ value)
+const xor = (old: number, value: number): number => old ^ value
+const set = (_: number, value: number): number => value
+
+/** A bit of the byte at an offset, or of the whole file. */
+function flip(at: number | null, bit: number): Edit {
+  return at === null ? change(bit >> 3, Uint8Array.of(1 << (bit & 7)), xor) : change(at, Uint8Array.of(1 << bit), xor)
+}
+
+/** What a description names; null where it does not. */
+function operands(source: Json) {
+  const number = (...names: string[]) => {
+    const value = field(source, ...names)
+    return value === undefined ? null : numeric(value, names[0] as string)
   }
-  if (xor !== undefined) return change(operand(xor), (old, value) => old ^ value)
-  if (bit !== undefined) {
-    const number = numeric(bit, 'bit')
-    if (offset !== undefined) return change(Uint8Array.of(1 << number), (old, value) => old ^ value)
-    return bytes => {
-      const copy = bytes.slice()
-      copy[number >> 3] = (copy[number >> 3] as number) ^ (1 << (number & 7))
-      return copy
-    }
+  const bytes = (...names: string[]) => {
+    const value = field(source, ...names)
+    return value === undefined ? null : operand(value)
   }
-  if (offset !== undefined && set !== undefined) return change(operand(set), (_, value) => value)
-  throw new Mismatch(`mutation not understood: ${JSON.stringify(source)}`)
+  return {
+    offset: number('offset', 'at', 'byte', 'byteOffset', 'start'),
+    length: number('truncate', 'truncateTo', 'length', 'size', 'to', 'count'),
+    by: number('by', 'drop'),
+    append: bytes('append', 'appendHex'),
+    xor: bytes('xor', 'mask', 'xorHex'),
+    bit: number('bit', 'flipBit'),
+    value: bytes('set', 'value', 'hex', 'bytes', 'replace', 'data', 'with'),
+  }
+}
+
+/** By the word that says what to do. */
+const byWord: readonly (readonly [word: RegExp, make: (given: ReturnType<typeof operands>) => Edit | null])[] = [
+  [
+    /^(?:truncate|cut|shorten)/,
+    ({ length, by, offset, value }) => {
+      if (by !== null) return bytes => bytes.slice(0, -by)
+      const to = length ?? offset ?? value?.[0] ?? null
+      return to === null ? null : bytes => bytes.slice(0, to)
+    },
+  ],
+  [
+    /^(?:append|extend|pad)/,
+    ({ value, append, length }) => {
+      const more = append ?? value ?? (length === null ? null : new Uint8Array(length))
+      return more === null ? null : bytes => new Uint8Array([...bytes, ...more])
+    },
+  ],
+  [
+    /^(?:prepend|insert)/,
+    ({ offset, value }) =>
+      value && (bytes => new Uint8Array([...bytes.slice(0, offset ?? 0), ...value, ...bytes.slice(offset ?? 0)])),
+  ],
+  [
+    /^(?:delete|remove)/,
+    ({ offset, length }) =>
+      offset === null
+        ? null
+        : bytes => new Uint8Array([...bytes.slice(0, offset), ...bytes.slice(offset + (length ?? 1))]),
+  ],
+  [
+    /^(?:zero|clear)/,
+    ({ offset, length }) => (offset === null ? null : change(offset, new Uint8Array(length ?? 1), set)),
+  ],
+  [
+    /xor|flip/,
+    ({ offset, xor: mask, value, bit }) => {
+      if (bit !== null) return flip(offset, bit)
+      return offset === null ? null : change(offset, mask ?? value ?? Uint8Array.of(1), xor)
+    },
+  ],
+  [/^(?:set|write|replace|overwrite)/, ({ offset, value }) => value && change(offset ?? 0, value, set)],
+]
+
+/** The change that one description asks for; unknown ones fail the run, because an unapplied mutation tests nothing. */
+function editOf(source: Json): Edit {
+  const given = operands(source)
+  const { offset, length, append, xor: mask, bit, value } = given
+  const word = text(field(source, 'op', 'operation', 'type', 'action'))
+  if (word !== '') {
+    const make = byWord.find(([known]) => known.test(word))?.[1]
+    const edit = make?.(given) ?? null
+    if (edit === null) throw notUnderstood(source)
+    return edit
+  }
+  if (append !== null) return bytes => new Uint8Array([...bytes, ...append])
+  if (mask !== null) return change(offset ?? 0, mask, xor)
+  if (bit !== null) return flip(offset, bit)
+  if (offset !== null && value !== null) return change(offset, value, set)
+  if (offset === null && length !== null) return bytes => bytes.slice(0, length)
+  throw notUnderstood(source)
 }
 
 function expectedOf(source: Json): Mutation['expected'] {
@@ -101,12 +187,18 @@ function expectedOf(source: Json): Mutation['expected'] {
   return { verdict: text(stated), reason: typeof reason === 'string' ? reason : null }
 }
 
-/** The file that changes: by role, by path, or the case's first one. */
+const caseNames = ['case', 'cases', 'base', 'of', 'caseId', 'kind', 'kinds', 'appliesTo'] as const
+const casesOf = (source: Json): unknown[] => caseNames.flatMap(name => source[name] ?? [])
+
+/** The file that changes: by role, by path, or the case's first one. Null where a rule of many is not for this case. */
 function roleOf(source: Json, entry: Case): string | null {
-  const named = field(source, 'file', 'role', 'target', 'path')
+  const named = text(field(source, 'file', 'role', 'target', 'path'))
   const roles = Object.entries(entry.files)
-  if (named === undefined) return roles[0]?.[0] ?? null
-  return roles.find(([role, { path }]) => role === named || path === named)?.[0] ?? null
+  if (named === '') return roles[0]?.[0] ?? null
+  const found = roles.find(([role, { path }]) => role === named || path === named || path.endsWith(`/${named}`))
+  if (found === undefined && casesOf(source).includes(entry.id))
+    throw new Mismatch(`mutation: the case has no file "${named}"`)
+  return found?.[0] ?? null
 }
 
 function oneOf(source: Json, entry: Case, label: string): Mutation | null {
@@ -123,21 +215,22 @@ function oneOf(source: Json, entry: Case, label: string): Mutation | null {
   }
 }
 
-/** The descriptions in a list or a table; text beside them is for people. */
-function descriptions(source: unknown): [label: string, description: Json][] {
+/** The descriptions in a list or a table; text beside them is for people. A table may be by case or kind. */
+function descriptions(source: unknown, { manifest }: Vectors): [label: string, description: Json][] {
   if (source === undefined || source === null || typeof source === 'string') return []
   if (Array.isArray(source)) return source.filter(isObject).map((value, i) => [`mutation ${i}`, value])
   if (!isObject(source)) throw new Mismatch(`mutations not understood: ${JSON.stringify(source)}`)
+  const isSubject = (name: string) => manifest.cases.some(({ id, kind }) => id === name || kind === name)
   return Object.entries(source).flatMap(([name, value]): [string, Json][] => {
-    if (Array.isArray(value))
-      return descriptions(value).map(([label, one]) => [`${name}, ${label}`, { appliesTo: name, ...one }])
-    return isObject(value) ? [[name, value]] : []
+    if (!Array.isArray(value)) return isObject(value) ? [[name, value]] : []
+    const subject = isSubject(name) ? { appliesTo: name } : {}
+    return value.filter(isObject).map((one, i) => [`${name}, mutation ${i}`, { ...subject, ...one }])
   })
 }
 
 /** Whether a mutation of the whole set is meant for a case: by id, by kind, or for all that have the file. */
 function isFor(source: Json, entry: Case): boolean {
-  const named = ['case', 'cases', 'base', 'of', 'caseId', 'kinds', 'appliesTo'].flatMap(name => source[name] ?? [])
+  const named = casesOf(source)
   if (named.length === 0) return entry.expected.verdict === 'pass'
   return named.includes(entry.id) || named.includes(entry.kind)
 }
@@ -155,10 +248,10 @@ const refused = { verdict: 'fail', reason: null } as const
 
 /** Those of the set that are meant for the case, and the case's own. */
 export function mutationsOf(entry: Case, vectors: Vectors, covered: readonly string[]): Mutation[] {
-  const shared = descriptions(vectors.manifest.mutations).filter(([, source]) => isFor(source, entry))
-  const general = entry.expected.verdict === 'pass' && shared.some(([, source]) => !namesBytes(source))
+  const shared = descriptions(vectors.manifest.mutations, vectors).filter(([, source]) => isFor(source, entry))
+  const general = entry.expected.verdict === 'pass' && shared.some(([, source]) => inWords(source))
   const roles = general ? covered.filter(role => vectors.has(entry, role)) : []
-  const named = [...shared.filter(([, source]) => namesBytes(source)), ...descriptions(entry.mutations)]
+  const named = [...shared, ...descriptions(entry.mutations, vectors)].filter(([, source]) => !inWords(source))
   return [
     ...named.flatMap(([label, source]) => oneOf(source, entry, label) ?? []),
     ...roles.flatMap(role => flips(role, vectors.file(entry, role).length)),
@@ -174,6 +267,16 @@ export function mutated(vectors: Vectors, entry: Case, { role, edit }: Pick<Muta
 /** A case that is itself a mutation: the set with it applied. One told in words was applied to the file already. */
 export function ownMutation(entry: Case, vectors: Vectors): Vectors {
   const { mutation } = entry
-  const found = isObject(mutation) && namesBytes(mutation) ? oneOf(mutation, entry, 'mutation') : null
+  const found = isObject(mutation) && !inWords(mutation) ? oneOf(mutation, entry, 'mutation') : null
   return found === null ? vectors : mutated(vectors, entry, found)
+}
+
+/** Mutations of the set that are for no case in it: whoever wrote them meant one, and nothing was tried. */
+export function strayMutations(vectors: Vectors): string[] {
+  const { cases, mutations } = vectors.manifest
+  const known = new Set(cases.flatMap(({ id, kind }) => [id, kind]))
+  return descriptions(mutations, vectors).flatMap(([label, source]) => {
+    const named = casesOf(source)
+    return named.length === 0 || named.some(name => known.has(name as string)) ? [] : [label]
+  })
 }

@@ -4,7 +4,7 @@ import { ccelReplay, tcgEventLogReplay } from './event-logs.ts'
 import { expectVerdict, type Kind } from './kind.ts'
 import { launchDigestKind, tdxMeasurement } from './launch.ts'
 import { type Case, Mismatch, type Vectors } from './manifest.ts'
-import { mutated, mutationsOf, ownMutation } from './mutations.ts'
+import { mutated, mutationsOf, ownMutation, strayMutations } from './mutations.ts'
 import { type Outcome, outcomeOf } from './report.ts'
 import { amdCertChain, snpIdBlock, snpReport } from './snp.ts'
 import { tdxQuote } from './tdx.ts'
@@ -49,6 +49,9 @@ async function runCase(entry: Case, set: Vectors): Promise<string> {
 }
 
 export async function* run(vectors: Vectors): AsyncGenerator<Outcome> {
+  for (const label of strayMutations(vectors)) {
+    yield { id: label, kind: 'mutation', outcome: 'failed', detail: 'it is for no case or kind of this set' }
+  }
   for (const entry of vectors.manifest.cases) {
     const { id, kind } = entry
     if (skipped.includes(kind)) {

@@ -108,17 +108,39 @@ const mutations: readonly (readonly [outcome: Outcome['outcome'], mutation: Mani
   ['passed', { file: 'log', offset: 33, xor: 1, expected: { verdict: 'pass' } }],
   ['failed', { file: 'log', offset: 8, xor: 1, verdict: 'pass' }],
   ['failed', { file: 'log', offset: 99, xor: 1 }],
+  ['passed', { file: 'log', op: 'truncate', length: 35 }],
+  ['passed', { file: 'log', op: 'truncate', by: 1 }],
+  ['passed', { file: 'log', op: 'append', hex: '01' }],
+  ['passed', { file: 'log', op: 'insert', offset: 4, hex: '01' }],
+  ['passed', { file: 'log', op: 'delete', offset: 4, length: 2 }],
+  ['passed', { file: 'log', op: 'zero', offset: 8, length: 20 }],
+  ['passed', { file: 'log', op: 'flip-bit', offset: 8, bit: 7 }],
+  ['passed', { file: 'log', op: 'set', offset: 8, value: '0102' }],
+  ['passed', { file: 'log', op: 'xor', offset: 8, value: '0102' }],
+  ['failed', { file: 'log', op: 'xor', offset: 8, value: '00' }],
+  ['failed', { file: 'log', op: 'set', offset: -1, value: '0102' }],
+  ['failed', { file: 'log', op: 'truncate' }],
+  ['failed', { file: 'log', op: 'shuffle', offset: 8 }],
   ['failed', { file: 'log', rotate: 3 }],
 ]
 for (const [outcome, mutation] of mutations) {
   test(`a mutation ${outcome}: ${JSON.stringify(mutation)}`, async t => {
     const [own] = await ofCases([{ ...whole, mutations: [mutation] }])
     t.is(own?.outcome, outcome, own?.detail)
-    if (Object.hasOwn(mutation, 'rotate')) return
     const [shared] = await ofCases([whole], { mutations: { 'tcg-eventlog-replay': [mutation] } })
     t.is(shared?.outcome, outcome, shared?.detail)
   })
 }
+
+test('a mutation for no case of the set, or for a file that its case has not, is a failure', async t => {
+  const of = async (mutation: ManifestCase) => {
+    const found = await ofCases([whole], { mutations: [mutation] })
+    return found.filter(({ outcome }) => outcome === 'failed').map(({ detail }) => detail)
+  }
+  t.deepEqual(await of({ case: whole.id, file: 'log', offset: 8, xor: 1 }), [])
+  t.regex((await of({ case: 'other', file: 'log', offset: 8, xor: 1 })).join(), /no case or kind/)
+  t.regex((await of({ case: whole.id, file: 'quote', offset: 8, xor: 1 })).join(), /no file "quote"/)
+})
 
 test('a case may be a mutation itself, in bytes or in words', async t => {
   const fail = { verdict: 'fail', pcrs }
