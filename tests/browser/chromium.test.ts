@@ -16,7 +16,13 @@ import { examplesOf, onSources } from '../support/examples.ts'
 import { lenient } from '../support/policies.ts'
 import { startTestPod, temporaryFolder } from '../support/pod.ts'
 import { vectorsDir, vectorTest } from '../support/vectors.ts'
-import type { InPageOwner } from './page.ts'
+import { goodPlatform } from '../../attestation/silicon/intel.ts'
+import { policyText } from '../../client/cli/policies.ts'
+import { CollateralRelay } from '../../runtime/edge/collateral.ts'
+import { startEdge } from '../../runtime/edge/server.ts'
+import * as intel from '../support/intel.ts'
+import { publishIntel, VendorStandIn } from '../support/vendor-service.ts'
+import type { InPageEvidence, InPageOwner } from './page.ts'
 
 type Describe = (file: Uint8Array, policy: string, now: number) => Promise<string>
 
@@ -94,6 +100,35 @@ test('a page gets the package as it is: nothing of Node, and nothing in its plac
   t.deepEqual(globals, [])
   const importing = { text: "export { readFileSync } from 'node:fs'" }
   await t.throwsAsync(browserBundle(importing, { format: 'esm', minify: true }), { message: /node:fs/ })
+})
+
+test("a page completes evidence through a pod's relay, which vendors refuse it themselves", async t => {
+  await using service = await VendorStandIn.start()
+  const run = temporaryFolder(t)
+  const relay = new CollateralRelay({ now: () => performance.now(), fetch: service.fetch })
+  const edge = await startEdge(run, { host: '127.0.0.1', port: 0 }, relay)
+  t.teardown(() => edge.drain())
+  const { evidence, quote, given } = await intel.good()
+  publishIntel(service, given.collateral.tdx, quote, goodPlatform.fmspc)
+  const simulated = given.policy.acceptSimulatedEvidence
+  const rootSha256 = simulated === false ? [] : simulated.rootSha256.map(hex)
+  const policy = {
+    ...(JSON.parse(policyText('bare-metal')) as object),
+    acceptSimulatedEvidence: { rootSha256, reason: 'test' },
+  }
+  const input: InPageEvidence = {
+    via: `http://127.0.0.1:${edge.port}`,
+    evidence: hex(evidence),
+    policy: JSON.stringify(policy),
+    nonce: hex(given.nonce),
+    now: given.now,
+  }
+  const told = await page.evaluate(
+    asked => (globalThis as unknown as { complete(input: InPageEvidence): Promise<unknown> }).complete(asked),
+    input,
+  )
+  t.deepEqual(told, { accepted: true, asked: 4 })
+  t.is(service.asked.length, 4)
 })
 
 test('a page appraises a running pod, releases its keys, and keeps a memory in it', async t => {

@@ -1,9 +1,19 @@
 /** What the browser test runs inside Chromium: the package's own modules, bundled, nothing of Node. */
+import { appraise, collateralHint, noCollateral } from '../../attestation/appraise.ts'
 import { fromHex, hex } from '../../attestation/bytes.ts'
+import { parsePolicy } from '../../attestation/policy.ts'
 import { webPrimitives } from '../../attestation/primitives/web.ts'
 import { rootCredential } from '../../attestation/session/credentials.ts'
 import { kdf } from '../../attestation/session/transcript.ts'
-import { connect, getMemories, nothingSeen, releaseKeys, saveMemory } from '../../client/index.ts'
+import {
+  CollateralClient,
+  connect,
+  demandsOf,
+  getMemories,
+  nothingSeen,
+  releaseKeys,
+  saveMemory,
+} from '../../client/index.ts'
 import type { Outcome } from '../../scripts/conformance/report.ts'
 import { run } from '../../scripts/conformance/run.ts'
 import { openSet, type VectorSet } from '../../scripts/conformance/set.ts'
@@ -71,4 +81,17 @@ async function use(given: InPageOwner): Promise<{ platform: string; steps: numbe
   return { platform: claims.platform, steps: steps.length, memories, head: hex(head ?? new Uint8Array()) }
 }
 
-Object.assign(globalThis, { conformance, use })
+export type InPageEvidence = Readonly<{ via: string; evidence: string; policy: string; nonce: string; now: number }>
+
+/** Evidence without collateral, completed through a pod's relay and judged. */
+async function complete(given: InPageEvidence): Promise<{ accepted: boolean; asked: number }> {
+  const { via, now } = given
+  const [evidence, policy, nonce] = [bytes(given.evidence), parsePolicy(given.policy), bytes(given.nonce)]
+  const vendors = new CollateralClient({ via })
+  const demands = demandsOf(policy, now)
+  const { collateral, obtained } = await vendors.complete(collateralHint(evidence), noCollateral, demands)
+  const { accepted } = await appraise(evidence, { collateral, policy, nonce, now })
+  return { accepted, asked: obtained.length }
+}
+
+Object.assign(globalThis, { conformance, use, complete })

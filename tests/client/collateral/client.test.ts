@@ -1,8 +1,6 @@
 // The collateral client against a stand-in of the vendors' services: from a bare report or quote to an acceptance, and
 // what it makes of every kind of trouble on the way.
 import 'reflect-metadata'
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { Extension } from '@peculiar/x509'
 import test, { type ExecutionContext } from 'ava'
 import {
@@ -13,8 +11,7 @@ import {
   type Given,
   noCollateral,
 } from '../../../attestation/appraise.ts'
-import { fromHex, utf8 } from '../../../attestation/bytes.ts'
-import { amdRoots, intelRoots } from '../../../attestation/certificates/roots.ts'
+import { utf8 } from '../../../attestation/bytes.ts'
 import { decodePem, encodePem } from '../../../attestation/certificates/pem.ts'
 import { type Code, Malformed, Refusal, Rejection, Unavailable } from '../../../attestation/errors.ts'
 import { decodeEvidence, encodeEvidence } from '../../../attestation/evidence.ts'
@@ -41,17 +38,10 @@ import {
   type Completion,
   demandsOf,
 } from '../../../client/collateral/client.ts'
-import {
-  amdChainDocument,
-  pckListDocument,
-  qeIdentityDocument,
-  tcbInfoDocument,
-} from '../../../client/collateral/documents.ts'
 import { retryAfterSeconds } from '../../../client/collateral/service.ts'
 import * as intel from '../../support/intel.ts'
-import { good, keys, NOW, p, rootAuthority, type Variation } from '../../support/silicon.ts'
+import { good, keys, NOW, rootAuthority, type Variation } from '../../support/silicon.ts'
 import { testClock } from '../../support/stand-in.ts'
-import { vectorsDir, vectorTest } from '../../support/vectors.ts'
 import { flipped, type OfAmd, publishAmd, publishIntel, VendorStandIn } from '../../support/vendor-service.ts'
 
 const otherKey = await mintKey()
@@ -725,52 +715,6 @@ test('the early evaluation is asked for where it is wanted', async t => {
   await using service = await VendorStandIn.start()
   const subject = await tdx(service)
   await t.throwsAsync(complete(clientOf(service), subject, { evaluation: 'early' }), { message: /update=early/ })
-})
-
-vectorTest('real chains are read as AMD serves them, line ends and all', async t => {
-  const roots = join(vectorsDir('vectors') as string, 'roots', 'amd')
-  for (const line of ['Milan', 'Genoa', 'Turin'] as const) {
-    for (const key of ['VCEK', 'VLEK'] as const) {
-      const body = new Uint8Array(readFileSync(join(roots, `${line}_${key}_ask_ark.pem`.toLowerCase())))
-      const { value, ends } = await amdChainDocument({ p, roots: amdRoots, listsSeen: [] }, line, key).check(
-        { body, chain: null },
-        NOW,
-      )
-      t.is(value.ark.commonName, `ARK-${line}`)
-      t.true(ends > NOW)
-    }
-  }
-})
-
-vectorTest("Intel's real documents are taken in as its service sends them", async t => {
-  const file = join(vectorsDir('vectors') as string, 'tdx', 'collateral', 'gotdx-v5-2026.json')
-  const json = JSON.parse(readFileSync(file, 'utf8')) as Record<string, string>
-  const now = Date.parse('2026-02-28T14:49:26Z') / 1000
-  const expected = { p, roots: intelRoots, listsSeen: [] }
-  const chain = (name: string) => encodeURIComponent(json[name] as string)
-  const evaluated = { wanted: 'standard', minimumEvaluationDataNumber: 18 } as const
-  const platform = { fmspc: fromHex('90c06f000000') as Uint8Array, pceId: new Uint8Array(2) }
-  const info = await tcbInfoDocument(expected, platform, evaluated).check(
-    {
-      body: utf8(`{"tcbInfo":${json['tcb_info']},"signature":"${json['tcb_info_signature']}"}`),
-      chain: chain('tcb_info_issuer_chain'),
-    },
-    now,
-  )
-  t.is(info.number, 18n)
-  const identity = await qeIdentityDocument(expected, evaluated).check(
-    {
-      body: utf8(`{"enclaveIdentity":${json['qe_identity']},"signature":"${json['qe_identity_signature']}"}`),
-      chain: chain('qe_identity_issuer_chain'),
-    },
-    now,
-  )
-  t.is(identity.number, 18n)
-  const list = await pckListDocument(expected, 'platform').check(
-    { body: fromHex(json['pck_crl'] as string) as Uint8Array, chain: chain('pck_crl_issuer_chain') },
-    now,
-  )
-  t.is(list.number, 1n)
 })
 
 test('Retry-After is seconds or a date, and nothing else', t => {
