@@ -4,14 +4,12 @@ import { hex } from '../../attestation/bytes.ts'
 import { decodeEventLog } from '../../attestation/event-log/log.ts'
 import { ccelDigests, extender, replayPcrs, replayRtmrs } from '../../attestation/event-log/replay.ts'
 import type { EvidenceKind } from '../../attestation/evidence.ts'
-import { tcbFloors } from '../../attestation/policy.ts'
 import type { SyncPrimitives } from '../../attestation/primitives/primitives.ts'
 import { decodeCertificateTable } from '../../attestation/snp/certificate-table.ts'
 import { decodeReport, productOf } from '../../attestation/snp/report.ts'
-import { partsBelow, tcbText } from '../../attestation/snp/tcb.ts'
+import { tcbText } from '../../attestation/snp/tcb.ts'
 import { platformText } from '../../attestation/tdx/pck.ts'
 import { decodeQuote } from '../../attestation/tdx/quote.ts'
-import type { Lag, TcbStanding } from '../../attestation/tdx/tcb.ts'
 import { type Attest, decodeAttest } from '../../attestation/tpm/attest.ts'
 import type { GoogleInstance } from '../../attestation/tpm/google.ts'
 import { checkHclClaims, decodeHcl } from '../../attestation/tpm/hcl.ts'
@@ -146,57 +144,4 @@ export function describeClaims(claims: Claims): Described {
     pin: claims.pin && hex(claims.pin),
     manifest: claims.manifestVersion,
   }
-}
-
-/** One part that is behind, and what brings it up to date. */
-export type Behind = Lag & Readonly<{ update: string }>
-/** How old the machine's firmware is. */
-export type TcbReport = Readonly<{
-  /** Intel's word; of AMD's firmware, whether it reaches the floor that is built in. */
-  status: string
-  behind: readonly Behind[]
-  advisories: readonly string[]
-  /** Published levels that are newer than the one reached, by part. */
-  levelsBehind: Readonly<Record<string, number>>
-  /** The oldest of the levels reached. */
-  tcbDate: string | null
-}>
-
-const day = (seconds: number | null): string | null =>
-  seconds === null ? null : new Date(seconds * 1000).toISOString().slice(0, 10)
-
-function intelUpdate(component: string): string {
-  if (component.startsWith('TDX module')) return 'TDX module, with the BIOS or by the host system'
-  if (component === 'quoting enclave') return 'quoting enclave of the host (DCAP packages)'
-  if (component === 'PCE') return 'provisioning certification enclave of the host (DCAP packages)'
-  return 'BIOS and microcode of the host, then a new PCK certificate'
-}
-
-function intelReport({ status, advisories, tcbDate, platform, module, quotingEnclave }: TcbStanding): TcbReport {
-  const parts = { platform, ...(module && { module }), quotingEnclave }
-  return {
-    status,
-    behind: Object.values(parts).flatMap(({ behind }) =>
-      behind.map(lag => ({ ...lag, update: intelUpdate(lag.component) })),
-    ),
-    advisories,
-    levelsBehind: Object.fromEntries(Object.entries(parts).map(([name, part]) => [name, part.levelsBehind])),
-    tcbDate: day(tcbDate),
-  }
-}
-
-/** Null where the policy waives the collateral that would say so, and where there is none of its kind. */
-export function tcbReport(claims: Claims): TcbReport | null {
-  if ('processor' in claims) return claims.tcb && intelReport(claims.tcb)
-  if (claims.platform === 'tpm') return null
-  const { product, tcb } = claims
-  const floor = tcbFloors[product]
-  const behind = partsBelow(tcb, floor).map(part => ({
-    component: part,
-    found: tcb[part],
-    newest: floor[part],
-    update: part === 'microcode' ? 'microcode of the host' : 'SEV firmware of the host (BIOS)',
-  }))
-  const status = behind.length === 0 ? 'at or above the floor of 2025-12' : 'below the floor of 2025-12'
-  return { status, behind, advisories: [], levelsBehind: {}, tcbDate: null }
 }

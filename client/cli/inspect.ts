@@ -18,7 +18,8 @@ import { OwnerHome } from '../owner/home.ts'
 import { ownerPolicy, refusalOf } from '../session/policy.ts'
 import { examine } from '../session/session.ts'
 import type { Context } from './context.ts'
-import { describeAttest, describeClaims, type Described, describeItem, type TcbReport, tcbReport } from './describe.ts'
+import { describeAttest, describeClaims, type Described, describeItem } from './describe.ts'
+import { type TcbReport, tcbReport } from './tcb-report.ts'
 import { asksForEar, type EarOptions, showEar } from './ear.ts'
 import { type Bundle, readBundle } from './evidence-files.ts'
 import { loadEntries, loadPolicy, preset, simulationPreset } from './policies.ts'
@@ -199,13 +200,15 @@ async function proven(evidence: Uint8Array, given: Given, verdict: Appraisal): P
 const linesOf = (described: Described): string[] =>
   Object.entries(described).map(([name, value]) => `${name.padEnd(14)} ${printable(String(value ?? '-'))}`)
 
-function tcbLines({ status, behind, advisories, tcbDate }: TcbReport): string[] {
+function tcbLines({ status, behind, advisories, levelsBehind, tcbDate }: TcbReport): string[] {
+  const older = Object.entries(levelsBehind).filter(([, levels]) => levels > 0)
   return [
     `firmware       ${status}${tcbDate === null ? '' : `, level of ${tcbDate}`}`,
     ...behind.map(
       ({ component, found, newest, update }) =>
         `  behind       ${component}: ${found}, newest ${newest}; update the ${update}`,
     ),
+    ...older.map(([part, levels]) => `  levels       ${part}: ${levels} newer published`),
     ...(advisories.length === 0 ? [] : [`  advisories   ${advisories.join(', ')}`]),
   ]
 }
