@@ -386,7 +386,7 @@ export const encodeAs = <T>(shape: Shape<T>, value: T): Uint8Array => encode(sha
 
 // The second profile.
 
-/** A signed integer, -2^53 + 1 to 2^53 - 1 unless said. */
+/** A signed integer from `min`, which is negative, to `max`: -2^53 + 1 to 2^53 - 1 unless said. */
 export const integer = (
   min: number = Number.MIN_SAFE_INTEGER,
   max: number = Number.MAX_SAFE_INTEGER,
@@ -396,9 +396,7 @@ export const integer = (
     const argument = negative
       ? input.length(majorType.negative, 'negative integer', 0, -min - 1)
       : input.length(majorType.uint, 'integer', 0, max)
-    const value = negative ? -1 - argument : argument
-    if (value < min) throw new Malformed(`integer: expected ${min} to ${max}, got ${value}`)
-    return value
+    return negative ? -1 - argument : argument
   },
   wire: value => (value < 0 ? new Headed('negative', -1 - value, []) : value),
 })

@@ -159,6 +159,7 @@ const refused: Readonly<
   'an integer as the type, in JSON': [utf8('[60,"AA"]'), Malformed, /words/],
   'nesting in JSON': [utf8('{"a":{"b":["a/b","AA"]}}'), Malformed, /list/],
   'nothing at all': [new Uint8Array(), Malformed, /truncated/],
+  'more than its cap, in JSON': [utf8(`[${' '.repeat(CMW_CAP)}`), Malformed, /at most/],
   'more than its cap': [new Uint8Array(CMW_CAP + 1), Malformed, /at most/],
 }
 for (const [name, [input, kind, message]] of Object.entries(refused)) {
