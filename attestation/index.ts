@@ -55,10 +55,11 @@ export {
   type ManifestBody,
   type ManifestEntry,
   openReferenceValues,
-  parseEntries,
+  parseReferenceValues,
   type ReferenceValues,
   type ReleaseKeys,
   signReferenceValues,
+  type UnsignedValues,
 } from './reference-values.ts'
 export { platformPin } from './snp/rules.ts'
 export {

@@ -4,7 +4,7 @@
  */
 import { Malformed } from './errors.ts'
 import { jsonReaders, parsePlain, type Read } from './json.ts'
-import { jsonEntries, type ManifestEntry, type ReferenceValues } from './reference-values.ts'
+import { jsonEntries, type ManifestEntry, PCRS, type ReferenceValues, registersOf } from './reference-values.ts'
 import { type Product, products, type Tcb, tcbParts } from './snp/tcb.ts'
 import { type AcceptableStatus, acceptableStatuses } from './tdx/tcb.ts'
 import type { PcrSelection } from './tpm/attest.ts'
@@ -259,7 +259,8 @@ function invalid(detail: string): never {
 }
 
 const ANY = { min: 1, max: 4096 } as const
-const { object, word, listOf, recordOf, hexOf, integer, text, fields } = jsonReaders(invalid)
+const readers = jsonReaders(invalid)
+const { object, word, listOf, recordOf, hexOf, integer, text, fields } = readers
 const mask: Read<bigint> = (json, name) =>
   typeof json === 'string' && /^0x[0-9a-f]{1,16}$/.test(json) ? BigInt(json) : invalid(`${name}: expected "0x..."`)
 const day: Read<number> = (json, name) => {
@@ -314,7 +315,6 @@ const requiredTdx: { [K in keyof TdxRules]: Read<TdxRules[K] extends Rule<infer 
   registers: recordOf(registers, listOf(hexOf(48), ANY)),
 }
 
-const PCRS = 24
 const pcr = integer(PCRS - 1)
 const ascending =
   (bounds: Readonly<{ min: number; max: number }>): Read<number[]> =>
@@ -324,13 +324,7 @@ const ascending =
     return sorted ? pcrs : invalid(`${name}: expected numbers in ascending order`)
   }
 const pcrList = ascending({ min: 1, max: PCRS })
-const pcrNames = Array.from({ length: PCRS }, (_, i) => `pcr${i}`)
-const digest: Read<Uint8Array> = (json, name) =>
-  hexOf(typeof json === 'string' && json.length === 96 ? 48 : 32)(json, name)
-const pcrValues: Read<Map<number, Uint8Array[]>> = (json, name) => {
-  const values = recordOf(pcrNames, listOf(digest, ANY))(json, name)
-  return new Map(Object.entries(values).map(([key, approved]) => [Number(key.slice(3)), approved as Uint8Array[]]))
-}
+const pcrValues = registersOf(readers)
 
 const ruleOf =
   <T>(read: Read<T>): Read<Rule<T>> =>

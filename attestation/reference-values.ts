@@ -83,10 +83,11 @@ export class ReferenceValues {
 function invalid(detail: string): never {
   throw new Malformed(`reference values: ${detail}`, 'reference-values')
 }
-const { word, listOf, hexOf, fields } = jsonReaders(invalid)
-const any = (json: unknown) => json
-const firmwareFloor: Read<Of<typeof minTcb>[number]> = (json, name) => {
-  const [product, version] = listOf(any, { min: 2, max: 2 })(json, name)
+const json = jsonReaders(invalid)
+const { word, listOf, hexOf, fields } = json
+const any = (value: unknown) => value
+const firmwareFloor: Read<Of<typeof minTcb>[number]> = (pair, name) => {
+  const [product, version] = listOf(any, { min: 2, max: 2 })(pair, name)
   return [word(...products)(product, name), hexOf(8)(version, name)]
 }
 const jsonEntry = fields({
@@ -97,9 +98,32 @@ const jsonEntry = fields({
 })
 /** Entries in JSON, bytes as hexadecimal text. */
 export const jsonEntries: Read<ManifestEntry[]> = listOf(jsonEntry, { min: 1, max: ENTRIES_CAP })
-/** What `pod measure --json` prints: the entries, and how each measurement came about, which is not read. */
-export const parseEntries = (source: string): ManifestEntry[] =>
-  fields({ entries: jsonEntries }, { measured: any })(parsePlain(source, invalid), 'file').entries
+/** Registers of a TPM, each with the values that it may hold. */
+export type Registers = ReadonlyMap<number, readonly Uint8Array[]>
+export const PCRS = 24
+const REGISTER_VALUES_CAP = 4096
+const pcrNames = Array.from({ length: PCRS }, (_, i) => `pcr${i}`)
+/** @returns what reads `{ "pcr4": [values in hexadecimal], ... }` and refuses in the words of these readers */
+export const registersOf =
+  (readers: Pick<typeof json, 'recordOf' | 'listOf' | 'hexOf'>): Read<Registers> =>
+  (source, name) => {
+    const value: Read<Uint8Array> = (digits, of) =>
+      readers.hexOf(typeof digits === 'string' && digits.length === 96 ? 48 : 32)(digits, of)
+    const values = readers.listOf(value, { min: 1, max: REGISTER_VALUES_CAP })
+    const all = Object.entries(readers.recordOf(pcrNames, values)(source, name))
+    return new Map(all.map(([key, approved]) => [Number(key.slice(3)), approved as Uint8Array[]]))
+  }
+
+/** What nobody signed: whoever names the file vouches for it. */
+export type UnsignedValues = Readonly<{ entries: readonly ManifestEntry[]; registers: Registers }>
+
+/** What `pod measure --json` prints; how each measurement came about is not read. */
+export function parseReferenceValues(source: string): UnsignedValues {
+  const read = fields({}, { entries: jsonEntries, registers: registersOf(json), measured: any })
+  const { entries, registers } = read(parsePlain(source, invalid), 'file')
+  if (entries === null && registers === null) invalid('neither entries nor registers')
+  return { entries: entries ?? [], registers: registers ?? new Map() }
+}
 
 function signingInput(p: Primitives, signed: ManifestBody): Uint8Array {
   return encode(['pas1 rvm', p.sha256(encodeAs(signedBody, signed))])

@@ -1,7 +1,7 @@
 /**
  * Reference values as a Concise Reference Integrity Manifest (draft-ietf-rats-corim-11): an unsigned `corim-map` with one
  * CoMID for each entry, and in it one reference triple for each measurement, since every one is a state of its own (section
- * "Reference Values Triple"). What an entry demands besides stands in the CoMID under the negative keys that the draft
+ * "Reference Values Triple"); and one CoMID for the registers of a TPM. What an entry demands besides stands in the CoMID under the negative keys that the draft
  * leaves to profiles; therefore the profile is named, and a manifest of another profile is refused.
  */
 import { equal } from '../bytes.ts'
@@ -14,7 +14,10 @@ import {
   type ManifestEntry,
   MEASUREMENTS_CAP,
   minTcb,
+  PCRS,
   REFERENCE_VALUES_CAP,
+  type Registers,
+  type UnsignedValues,
 } from '../reference-values.ts'
 import {
   array,
@@ -22,8 +25,8 @@ import {
   bytes,
   decode,
   encodeAs,
-  literal,
   map,
+  mapOf,
   type Of,
   type Readable,
   type Shape,
@@ -36,8 +39,10 @@ import {
 
 /** Names the meaning of the classes, the measured elements and the negative keys below; a changed one gets another name. */
 export const CORIM_PROFILE = 'urn:uuid:9275b7b0-4bc7-4843-8bc0-b8c3bdec493d'
-/** `sha-384` of IANA's "Named Information Hash Algorithm Registry". */
+/** Of IANA's "Named Information Hash Algorithm Registry". */
+const SHA256 = 1
 const SHA384 = 7
+const algorithmOf = ({ length }: Uint8Array): number | null => (length === 32 ? SHA256 : length === 48 ? SHA384 : null)
 
 /** Its first bytes: tag 501, or 18. */
 const start = Uint8Array.of(0xd9, 0x01, 0xf5)
@@ -52,6 +57,7 @@ function malformed(detail: string): never {
   throw new Malformed(`CoRIM: ${detail}`, 'reference-values')
 }
 
+type Class = Readonly<{ vendor: string; model: string }>
 /**
  * Class and measured element of each platform. 641 is MEASUREMENT in draft-deeglaze-amd-sev-snp-corim-profile; of TDX it
  * is the one value over MRTD, RTMR1 and RTMR2, which has no name elsewhere.
@@ -62,6 +68,8 @@ const platforms = {
   tdx: { vendor: 'Intel', model: 'TDX', element: 'pas1 tdx measurement' },
   'simulated-tdx': { vendor: 'attested-pod', model: 'simulated TDX', element: 'pas1 tdx measurement' },
 } as const satisfies Readonly<Record<ManifestEntry['tee'], unknown>>
+/** Integrity registers, and no measured element. */
+const tpm: Class = { vendor: 'TCG', model: 'TPM 2.0' }
 const tees = Object.keys(platforms) as ManifestEntry['tee'][]
 
 const classMap = map(
@@ -70,9 +78,21 @@ const classMap = map(
   unread('CoRIM class', { 0: 'class-id', 3: 'layer', 4: 'index' }),
 )
 const environment = map({ class: [0, classMap] }, {}, unread('CoRIM environment', { 1: 'instance', 2: 'group' }))
+type Digest = readonly [algorithm: number, value: Uint8Array]
+const digestPair = tuple(uint(SHA384), bytes({ min: 32, max: 48 }))
+/** Of an algorithm of the registry, and as long as its digests are. */
+const digest: Shape<Digest> = {
+  read(input) {
+    const [algorithm, value] = digestPair.read(input)
+    if (algorithmOf(value) !== algorithm) malformed(`algorithm ${algorithm}, a digest of ${value.length} bytes`)
+    return [algorithm, value]
+  },
+  wire: ([algorithm, value]) => digestPair.wire([algorithm, value]),
+}
+const digests = tuple(digest)
 const values = map(
-  { digests: [2, array(tuple(literal(SHA384), bytes(48)), { min: 1, max: 1 })] },
   {},
+  { digests: [2, digests], registers: [14, mapOf(uint(PCRS - 1), digests, { min: 1, max: PCRS })] },
   unread('CoRIM measurement', {
     0: 'version',
     1: 'svn',
@@ -86,7 +106,6 @@ const values = map(
     10: 'uuid',
     11: 'name',
     13: 'cryptokeys',
-    14: 'integrity-registers',
     15: 'int-range',
   }),
 )
@@ -95,11 +114,11 @@ const element: Shape<number | string> = byMajor<number | string>(
   value => value,
 )
 const measurement = map(
-  { element: [0, element], values: [1, values] },
-  {},
+  { values: [1, values] },
+  { element: [0, element] },
   unread('CoRIM measurement', { 2: 'authorized-by' }),
 )
-const triple = tuple(environment, array(measurement, { min: 1, max: 1 }))
+const triple = tuple(environment, tuple(measurement))
 const triples = map(
   { reference: [0, array(triple, { min: 1, max: MEASUREMENTS_CAP })] },
   {},
@@ -147,79 +166,127 @@ const corim: Readable<Of<typeof corimMap>> = {
   },
 }
 
+type Hashing = Pick<Primitives, 'sha256'>
 /** Names content by its hash, as a UUID of version 8 (RFC 9562): there is no randomness here. */
-function uuidOf(p: Pick<Primitives, 'sha256'>, content: Uint8Array): Uint8Array {
+function uuidOf(p: Hashing, content: Uint8Array): Uint8Array {
   const uuid = p.sha256(content).slice(0, UUID_BYTES)
   uuid[6] = 0x80 | ((uuid[6] as number) & 0x0f)
   uuid[8] = 0x80 | ((uuid[8] as number) & 0x3f)
   return uuid
 }
 
-function encodeEntry(
-  p: Pick<Primitives, 'sha256'>,
-  { tee, measurements, flags, minTcb: floors }: ManifestEntry,
-): Uint8Array {
-  const { vendor, model, element: name } = platforms[tee]
-  const reference = measurements.map(
-    digest =>
-      [
-        { class: { vendor, model } },
-        [{ element: name, values: { digests: [[SHA384, digest] as [typeof SHA384, Uint8Array]] } }],
-      ] as Of<typeof triple>,
-  )
+type Triple = Of<typeof triple>
+type Measured = Triple[1][0]
+type Conditions = Pick<Of<typeof comid>, 'flags' | 'minTcb'>
+
+function pairOf(value: Uint8Array): Digest {
+  const algorithm = algorithmOf(value)
+  if (algorithm === null) throw new RangeError(`a digest of ${value.length} bytes`)
+  return [algorithm, value]
+}
+
+function encodeComid(p: Hashing, { vendor, model }: Class, states: readonly Measured[], more: Conditions): Uint8Array {
   const content = {
-    triples: { reference },
-    flags: flags.length > 0 ? flags : null,
-    minTcb: floors.length > 0 ? floors : null,
+    triples: { reference: states.map((state): Triple => [{ class: { vendor, model } }, [state]]) },
+    flags: more.flags?.length ? more.flags : null,
+    minTcb: more.minTcb?.length ? more.minTcb : null,
   }
   const identity = (value: Uint8Array) => ({ identity: { id: value, version: null }, ...content })
   return encodeAs(comid, identity(uuidOf(p, encodeAs(comid, identity(new Uint8Array(UUID_BYTES))))))
 }
 
-/** Throws RangeError on what could not be read again: no entries, or more or longer ones than a manifest may have. */
-export function encodeCorim(p: Pick<Primitives, 'sha256'>, entries: readonly ManifestEntry[]): Uint8Array {
-  if (entries.length === 0 || entries.length > ENTRIES_CAP) throw new RangeError(`${entries.length} entries`)
-  for (const { measurements } of entries)
-    if (measurements.length === 0 || measurements.length > MEASUREMENTS_CAP)
-      throw new RangeError(`${measurements.length} measurements`)
-  const tags = entries.map(entry => encodeEntry(p, entry))
+function encodeEntry(p: Hashing, { tee, measurements, flags, minTcb: floors }: ManifestEntry): Uint8Array {
+  const { element: name, ...of } = platforms[tee]
+  const states = measurements.map(value => ({
+    element: name,
+    values: { digests: [pairOf(value)] as [Digest], registers: null },
+  }))
+  return encodeComid(p, of, states, { flags, minTcb: floors })
+}
+
+/** One state for the first value of every register that has one, the next for the second, and so on. */
+function encodeRegisters(p: Hashing, registers: Registers): Uint8Array {
+  const most = Math.max(...[...registers.values()].map(({ length }) => length))
+  const states = Array.from({ length: most }, (_, i) => {
+    const ofState = [...registers].flatMap(([pcr, all]) => {
+      const value = all[i]
+      return value === undefined ? [] : [[pcr, [pairOf(value)] as [Digest]] as const]
+    })
+    return { element: null, values: { digests: null, registers: new Map(ofState) } }
+  })
+  return encodeComid(p, tpm, states, { flags: null, minTcb: null })
+}
+
+function checkCount(count: number, max: number): void {
+  if (count === 0 || count > max) throw new RangeError(`${count} values, expected 1 to ${max}`)
+}
+
+/** Throws RangeError on what could not be read again: nothing, or more or longer than a manifest may have. */
+export function encodeCorim(p: Hashing, { entries, registers }: UnsignedValues): Uint8Array {
+  for (const { measurements } of entries) checkCount(measurements.length, MEASUREMENTS_CAP)
+  for (const all of registers.values()) checkCount(all.length, MEASUREMENTS_CAP)
+  const tags = [
+    ...entries.map(entry => encodeEntry(p, entry)),
+    ...(registers.size === 0 ? [] : [encodeRegisters(p, registers)]),
+  ]
+  checkCount(tags.length, ENTRIES_CAP)
   const unnamed = { tags, profile: CORIM_PROFILE }
   const content = encodeAs(corimMap, { ...unnamed, id: new Uint8Array(UUID_BYTES) })
   if (content.length + start.length > REFERENCE_VALUES_CAP) throw new RangeError(`${content.length} bytes`)
   return encodeAs(tagged(tag.corim, corimMap), { ...unnamed, id: uuidOf(p, content) })
 }
 
-type Triple = Of<typeof triple>
+const isTpm = ([{ class: of }]: Triple): boolean => of.vendor === tpm.vendor && of.model === tpm.model
+
 function teeOf([{ class: of }, [measured]]: Triple): ManifestEntry['tee'] {
   const tee = tees.find(name => platforms[name].vendor === of.vendor && platforms[name].model === of.model)
   if (tee === undefined) return unsupported(`the class "${of.vendor}" "${of.model}"`)
-  if (measured?.element !== platforms[tee].element)
-    unsupported(`the measured element ${JSON.stringify(measured?.element)}`)
+  const { element: found } = measured
+  if (found !== platforms[tee].element) unsupported(`the measured element ${JSON.stringify(found)}`)
   return tee
 }
 
-function decodeEntry(content: Uint8Array): ManifestEntry {
-  const {
-    triples: { reference },
-    flags,
-    minTcb: floors,
-  } = decode(comid, content, REFERENCE_VALUES_CAP)
+function measurementOf([, [measured]]: Triple): Uint8Array {
+  const { digests: only, registers } = measured.values
+  if (only?.[0][0] !== SHA384 || registers !== null) return malformed('expected one SHA-384 digest')
+  return only[0][1]
+}
+
+function decodeEntry({ triples: { reference }, flags, minTcb: floors }: Of<typeof comid>): ManifestEntry {
   const [tee, ...others] = new Set(reference.map(teeOf))
-  if (tee === undefined || others.length > 0) malformed('a CoMID speaks of two platforms')
-  const measurements = reference.flatMap(([, measured]) =>
-    measured.flatMap(one => one.values.digests.map(([, digest]) => digest)),
-  )
-  return { tee, measurements, flags: flags ?? [], minTcb: floors ?? [] }
+  if (tee === undefined || others.length > 0) return malformed('a CoMID speaks of two platforms')
+  return { tee, measurements: reference.map(measurementOf), flags: flags ?? [], minTcb: floors ?? [] }
+}
+
+function addRegisters(
+  registers: Map<number, Uint8Array[]>,
+  { triples, flags, minTcb: floors }: Of<typeof comid>,
+): void {
+  if (flags !== null || floors !== null) malformed('the registers of a TPM demand nothing besides')
+  for (const state of triples.reference) {
+    const [, [{ element: found, values: held }]] = state
+    if (!isTpm(state)) malformed('a CoMID speaks of two platforms')
+    if (found !== null) unsupported(`the measured element ${JSON.stringify(found)}`)
+    if (held.registers === null || held.digests !== null) return malformed('expected registers alone')
+    for (const [pcr, [[, value]]] of held.registers) registers.set(pcr, [...(registers.get(pcr) ?? []), value])
+  }
 }
 
 /**
- * The entries, as a signed manifest has them; nobody signed these. Throws Malformed, or Unsupported with the name of what
- * is in the manifest and is not read: it could be a condition.
+ * The entries, as a signed manifest has them, and registers; nobody signed these. Throws Malformed, or Unsupported with the
+ * name of what is in the manifest and is not read: it could be a condition.
  */
-export function decodeCorim(input: Uint8Array): ManifestEntry[] {
+export function decodeCorim(input: Uint8Array): UnsignedValues {
   const { profile, tags } = decode(corim as Shape<Of<typeof corimMap>>, input, REFERENCE_VALUES_CAP)
   if (profile !== CORIM_PROFILE) unsupported(`the profile ${profile ?? '(none)'}`)
-  return tags.map(decodeEntry)
+  const entries: ManifestEntry[] = []
+  const registers = new Map<number, Uint8Array[]>()
+  for (const content of tags) {
+    const read = decode(comid, content, REFERENCE_VALUES_CAP)
+    if (read.triples.reference.some(isTpm)) addRegisters(registers, read)
+    else entries.push(decodeEntry(read))
+  }
+  return { entries, registers }
 }
 
 /** Whether it begins as a manifest does, signed or not. */

@@ -22,7 +22,7 @@ import { describeAttest, describeClaims, type Described, describeItem } from './
 import { type TcbReport, tcbReport } from './tcb-report.ts'
 import { asksForEar, type EarOptions, showEar } from './ear.ts'
 import { type Bundle, readBundle } from './evidence-files.ts'
-import { loadEntries, loadPolicy, preset, simulationPreset } from './policies.ts'
+import { loadPolicy, loadReferenceValues, preset, simulationPreset } from './policies.ts'
 import { printable } from './terminal.ts'
 
 type FileOptions = Readonly<{
@@ -100,11 +100,21 @@ async function owners(context: Context): Promise<Named | null> {
   return { name: OWN, policy: await ownerPolicy(context.primitives, home.launch, await home.trust()) }
 }
 
-/** The rule about what was launched, by reference values that whoever asks vouches for. */
-async function withEntries({ name, policy }: Named, path: string | undefined): Promise<Named> {
+/** The rules about what was started, by reference values that whoever asks vouches for. */
+async function withValues({ name, policy }: Named, path: string | undefined): Promise<Named> {
   if (path === undefined) return { name, policy }
-  const entries = await loadEntries(path)
-  return { name: `${name} with ${path}`, policy: { ...policy, measurement: { require: { entries } } } }
+  const { entries, registers } = await loadReferenceValues(path)
+  const { vtpm } = policy
+  if (registers.size > 0 && vtpm === null)
+    invalid(`${path}: the policy ${name} has no rules for a TPM, so none for its registers`)
+  return {
+    name: `${name} with ${path}`,
+    policy: {
+      ...policy,
+      ...(entries.length > 0 && { measurement: { require: { entries } } }),
+      ...(vtpm !== null && registers.size > 0 && { vtpm: { ...vtpm, registers: { require: registers } } }),
+    },
+  }
 }
 
 /** The one named; else the owner's; else, for a stranger, that of the kind of machine. */
@@ -273,7 +283,7 @@ async function inspectFiles(context: Context, paths: readonly string[], options:
   const asked = nonceOf(options.nonce)
   const bundle = await readBundle(primitives, [...paths, ...(options.collateral ?? [])])
   const chosen = await choosePolicy(context, options.policy, bundle)
-  const { name, policy } = await withEntries(chosen, options.referenceValues)
+  const { name, policy } = await withValues(chosen, options.referenceValues)
   const nonce = asked ?? ownNonce(bundle)
   const evidence = encodeEvidence([...bundle.items])
   const question = asked === null ? ownQuestion(bundle) : {}

@@ -5,7 +5,7 @@ import { Malformed, Unsupported } from '../../attestation/errors.ts'
 import type { SyncPrimitives } from '../../attestation/primitives/primitives.ts'
 import { type DirectBoot, launchDigest } from '../../attestation/snp/launch-digest.ts'
 import { type Hypervisor, hypervisors, modelSignature } from '../../attestation/snp/vmsa.ts'
-import { MEASUREMENTS_CAP } from '../../attestation/reference-values.ts'
+import { MEASUREMENTS_CAP, type UnsignedValues } from '../../attestation/reference-values.ts'
 import { encodeCorim } from '../../attestation/standards/corim.ts'
 import { bootDigests, directBootRtmrs, mrTd } from '../../attestation/tdx/measure.ts'
 import { tdMeasurement } from '../../attestation/tdx/rules.ts'
@@ -135,26 +135,30 @@ function entryOf(tee: Entry['tee'], flag: Entry['flags'][0], measured: Measured)
   return { tee, measurements: [...new Set(measured.map(({ measurement }) => measurement))], flags: [flag], minTcb: [] }
 }
 
-async function writeCorim(p: SyncPrimitives, { corim }: BootOptions, entry: Entry): Promise<void> {
-  if (corim === undefined) return
+async function writeCorim(p: SyncPrimitives, path: string | undefined, values: UnsignedValues): Promise<void> {
+  if (path === undefined) return
+  const content = encodeCorim(p, values)
+  try {
+    await writeFile(path, content)
+  } catch (error) {
+    throw new Malformed(`--corim: ${path} cannot be written: ${(error as NodeJS.ErrnoException).code}`, 'data')
+  }
+}
+
+async function writeEntry(p: SyncPrimitives, path: string | undefined, entry: Entry): Promise<void> {
   const measurements = entry.measurements.map(digits => fromHex(digits) as Uint8Array)
-  if (measurements.length > MEASUREMENTS_CAP)
+  if (path !== undefined && measurements.length > MEASUREMENTS_CAP)
     throw new Malformed(
       `--corim: expected at most ${MEASUREMENTS_CAP} measurements, got ${measurements.length}`,
       'data',
     )
-  const content = encodeCorim(p, [{ ...entry, measurements }])
-  try {
-    await writeFile(corim, content)
-  } catch (error) {
-    throw new Malformed(`--corim: ${corim} cannot be written: ${(error as NodeJS.ErrnoException).code}`, 'data')
-  }
+  await writeCorim(p, path, { entries: [{ ...entry, measurements }], registers: new Map() })
 }
 
 export async function showSnp({ primitives, terminal }: Context, options: SnpOptions): Promise<void> {
   const measured = await measureSnp(primitives, options)
   const entry = entryOf('snp', 'host-data', measured)
-  await writeCorim(primitives, options, entry)
+  await writeEntry(primitives, options.corim, entry)
   terminal.show(
     { entries: [entry], measured },
     measured.map(({ vcpus, vcpuType, measurement }) => `${measurement}  ${vcpus} of ${vcpuType}`),
@@ -164,7 +168,7 @@ export async function showSnp({ primitives, terminal }: Context, options: SnpOpt
 export async function showTdx({ primitives, terminal }: Context, options: TdxOptions): Promise<void> {
   const measured = await measureTdx(primitives, options)
   const entry = entryOf('tdx', 'mrconfigid', measured)
-  await writeCorim(primitives, options, entry)
+  await writeEntry(primitives, options.corim, entry)
   const lines = measured.flatMap(({ order, ...values }) => [
     `Pages added ${order.replaceAll('-', ' ')}:`,
     ...Object.entries(values).map(([name, value]) => `  ${name.padEnd(12)} ${value}`),
@@ -172,11 +176,14 @@ export async function showTdx({ primitives, terminal }: Context, options: TdxOpt
   terminal.show({ entries: [entry], measured }, lines)
 }
 
-export async function showUki({ primitives, terminal }: Context, image: string, bank: string): Promise<void> {
-  const measured = await measureUki(primitives, image, bank)
-  const registers = Object.fromEntries(Object.entries(measured).map(([pcr, value]) => [pcr, [value]]))
+export type UkiOptions = Readonly<{ bank: string; corim?: string }>
+
+export async function showUki({ primitives, terminal }: Context, image: string, options: UkiOptions): Promise<void> {
+  const measured = Object.entries(await measureUki(primitives, image, options.bank))
+  const registers = new Map(measured.map(([name, value]) => [Number(name.slice(3)), [fromHex(value) as Uint8Array]]))
+  await writeCorim(primitives, options.corim, { entries: [], registers })
   terminal.show(
-    { registers },
-    Object.entries(measured).map(([pcr, value]) => `${pcr.padEnd(6)} ${value}`),
+    { registers: Object.fromEntries(measured.map(([name, value]) => [name, [value]])) },
+    measured.map(([name, value]) => `${name.padEnd(6)} ${value}`),
   )
 }

@@ -6,7 +6,7 @@
 import { utf8Text } from '../../attestation/bytes.ts'
 import { Malformed } from '../../attestation/errors.ts'
 import { parsePolicy, type Policy } from '../../attestation/policy.ts'
-import { type ManifestEntry, parseEntries, REFERENCE_VALUES_CAP } from '../../attestation/reference-values.ts'
+import { parseReferenceValues, REFERENCE_VALUES_CAP, type UnsignedValues } from '../../attestation/reference-values.ts'
 import { decodeCorim, isCorim } from '../../attestation/standards/corim.ts'
 import aws from './policies/aws.json' with { type: 'json' }
 import azure from './policies/azure.json' with { type: 'json' }
@@ -51,12 +51,12 @@ export async function policySource(name: string): Promise<string> {
 export const loadPolicy = async (name: string): Promise<Policy> => parsePolicy(await policySource(name))
 
 /** Reference values in a file: a CoRIM, or the JSON that `pod measure` prints. */
-export async function loadEntries(path: string): Promise<ManifestEntry[]> {
+export async function loadReferenceValues(path: string): Promise<UnsignedValues> {
   const bytes = await readCapped(path, REFERENCE_VALUES_CAP)
   if (isCorim(bytes)) return decodeCorim(bytes)
   const source = utf8Text(bytes)
   if (source === null) throw new Malformed(`${path}: neither a CoRIM nor JSON`, 'reference-values')
-  return parseEntries(source)
+  return parseReferenceValues(source)
 }
 
 /** The text of a preset, to start a file of one's own from; or the schema of such files. */

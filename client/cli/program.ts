@@ -10,7 +10,7 @@ import { Context, type Globals } from './context.ts'
 import { fail } from './failure.ts'
 import * as grantCommands from './grants.ts'
 import { inspect, type InspectOptions } from './inspect.ts'
-import { showSnp, showTdx, showUki, type SnpOptions, type TdxOptions } from './measure.ts'
+import { showSnp, showTdx, showUki, type SnpOptions, type TdxOptions, type UkiOptions } from './measure.ts'
 import { machinePolicy } from './machine-policy.ts'
 import * as memoCommands from './memo.ts'
 import { policyText } from './policies.ts'
@@ -243,8 +243,9 @@ function build(run: Run, start: commands.StartLocalPod): Command {
     .description('PCR 4, 9 and 11 of a unified kernel image, before phases of the running system')
     .argument('<image>')
     .option('--bank <name>', 'SHA-256 or SHA-384', 'SHA-256')
-    .addHelpText('after', example('pod measure uki pod.efi --json'))
-    .action((image: string, { bank }: { bank: string }) => run(context => showUki(context, image, bank)))
+    .addOption(corim())
+    .addHelpText('after', example('pod measure uki pod.efi --json', 'pod measure uki pod.efi --corim release.corim'))
+    .action((image: string, options: UkiOptions) => run(context => showUki(context, image, options)))
 
   program
     .command('unlock')

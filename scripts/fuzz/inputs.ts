@@ -65,6 +65,7 @@ export async function corpus(): Promise<Readonly<Record<string, readonly Uint8Ar
     now: given.now,
     build: 'fuzz',
   })
+  const pcrValues = new Map([...pcrs].map(([pcr, value]) => [pcr, [value]]))
   const entry = { measurements: [new Uint8Array(48)], flags: ['host-data' as const], minTcb: [] }
   const bundle = encodeBundle({
     items: decodeEvidence(tdxEvidence),
@@ -76,10 +77,13 @@ export async function corpus(): Promise<Readonly<Record<string, readonly Uint8Ar
     ear: [encodeEar(result)],
     earJson: [utf8(JSON.stringify(earJson(result)))],
     corim: [
-      encodeCorim(p, [
-        { ...entry, tee: 'snp' },
-        { ...entry, tee: 'tdx', flags: [], minTcb: [['Genoa', new Uint8Array(8)]] },
-      ]),
+      encodeCorim(p, {
+        entries: [
+          { ...entry, tee: 'snp' },
+          { ...entry, tee: 'tdx', flags: [], minTcb: [['Genoa', new Uint8Array(8)]] },
+        ],
+        registers: pcrValues,
+      }),
     ],
     evidence: [snp, tdxEvidence, behind],
     report: [report],

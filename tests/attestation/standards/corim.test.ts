@@ -4,9 +4,19 @@ import fc from 'fast-check'
 import { appraise } from '../../../attestation/appraise.ts'
 import { hex } from '../../../attestation/bytes.ts'
 import { Malformed, Refusal, Unsupported } from '../../../attestation/errors.ts'
-import { entryFlags, type ManifestEntry, parseEntries } from '../../../attestation/reference-values.ts'
+import {
+  entryFlags,
+  type ManifestEntry,
+  parseReferenceValues,
+  type Registers,
+} from '../../../attestation/reference-values.ts'
 import { products } from '../../../attestation/snp/tcb.ts'
-import { CORIM_PROFILE, decodeCorim, encodeCorim, isCorim } from '../../../attestation/standards/corim.ts'
+import {
+  CORIM_PROFILE,
+  decodeCorim,
+  encodeCorim as encodeValues,
+  isCorim,
+} from '../../../attestation/standards/corim.ts'
 import { good as goodTdx } from '../../support/intel.ts'
 import { good as goodSnp, launch, p } from '../../support/silicon.ts'
 
@@ -23,14 +33,40 @@ const entries: fc.Arbitrary<ManifestEntry[]> = fc.array(
   { minLength: 1, maxLength: 4 },
 ) as fc.Arbitrary<ManifestEntry[]>
 const plain = (all: readonly ManifestEntry[]) => all.map(entry => ({ ...entry }))
+const none: Registers = new Map()
+const encodeCorim = (all: readonly ManifestEntry[], registers = none) => encodeValues(p, { entries: all, registers })
+const decodeEntries = (input: Uint8Array) => decodeCorim(input).entries
+const someRegisters: fc.Arbitrary<Registers> = fc
+  .uniqueArray(
+    fc.tuple(fc.nat({ max: 23 }), fc.array(fc.oneof(bytes(32), bytes(48)), { minLength: 1, maxLength: 3 })),
+    {
+      selector: ([pcr]) => pcr,
+      maxLength: 5,
+    },
+  )
+  .map(all => new Map(all.sort(([a], [b]) => a - b)))
 
 test('round trip, to the byte', t => {
   fc.assert(
     fc.property(entries, all => {
-      const encoded = encodeCorim(p, all)
+      const encoded = encodeCorim(all)
       t.true(isCorim(encoded))
-      t.deepEqual(plain(decodeCorim(encoded)), plain(all))
-      t.is(hex(encodeCorim(p, decodeCorim(encoded))), hex(encoded))
+      t.deepEqual(plain(decodeEntries(encoded)), plain(all))
+      t.is(hex(encodeCorim(decodeEntries(encoded))), hex(encoded))
+    }),
+  )
+})
+
+test('registers of a TPM, with entries or alone: round trip, and the same in JSON', t => {
+  fc.assert(
+    fc.property(entries, someRegisters, (all, registers) => {
+      const values = decodeCorim(encodeCorim(all, registers))
+      t.deepEqual(new Map([...values.registers].sort(([a], [b]) => a - b)), registers)
+      t.deepEqual(plain(values.entries), plain(all))
+      if (registers.size === 0) return
+      t.deepEqual(decodeCorim(encodeCorim([], registers)), { entries: [], registers: values.registers })
+      const json = Object.fromEntries([...registers].map(([pcr, of]) => [`pcr${pcr}`, of.map(hex)]))
+      t.deepEqual(parseReferenceValues(JSON.stringify({ registers: json })), { entries: [], registers })
     }),
   )
 })
@@ -43,11 +79,17 @@ test('the same entries in JSON', t => {
         measurements: measurements.map(hex),
         minTcb: minTcb.map(([product, version]) => [product, hex(version)]),
       }))
-      t.deepEqual(plain(parseEntries(JSON.stringify({ entries: json, measured: [{ vcpus: 1 }] }, null, 2))), plain(all))
+      t.deepEqual(
+        plain(parseReferenceValues(JSON.stringify({ entries: json, measured: [{ vcpus: 1 }] }, null, 2)).entries),
+        plain(all),
+      )
     }),
   )
   for (const bad of ['', '{}', '{"entries":[]}', '{"entries":[],"entries":[]}', '{"entries":[{"tee":"sgx"}]}', '[1]'])
-    t.throws(() => parseEntries(bad), { instanceOf: Malformed, message: /^reference-values: reference values: / })
+    t.throws(() => parseReferenceValues(bad), {
+      instanceOf: Malformed,
+      message: /^reference-values: reference values: /,
+    })
 })
 
 const cborX = new Encoder({ useRecords: false, tagUint8Array: false, mapsAsObjects: false })
@@ -60,7 +102,7 @@ const one: ManifestEntry = {
 type Tagged = Readonly<{ tag: number; value: Map<number, unknown> }>
 
 test('another reader finds what the draft says', t => {
-  const corim = cborX.decode(encodeCorim(p, [one])) as Tagged
+  const corim = cborX.decode(encodeCorim([one])) as Tagged
   t.is(corim.tag, 501)
   t.deepEqual([...corim.value.keys()], [0, 1, 3])
   t.is((corim.value.get(0) as Uint8Array).length, 16)
@@ -95,7 +137,7 @@ test('another reader finds what the draft says', t => {
 
 test('ids are UUIDs of the content: the same for the same, others for others', t => {
   const idOf = (all: readonly ManifestEntry[]) =>
-    hex((cborX.decode(encodeCorim(p, all)) as Tagged).value.get(0) as Uint8Array)
+    hex((cborX.decode(encodeCorim(all)) as Tagged).value.get(0) as Uint8Array)
   t.is(idOf([one]), idOf([one]))
   t.not(idOf([one]), idOf([{ ...one, flags: [] }]))
   t.regex(idOf([one]), /^.{12}8.{3}[89ab].{15}$/)
@@ -104,14 +146,14 @@ test('ids are UUIDs of the content: the same for the same, others for others', t
 test('any change to it is refused or is another manifest, and no bytes are anything else', t => {
   const tries = (input: Uint8Array) => {
     try {
-      t.true(encodeCorim(p, decodeCorim(input)).length > 0)
+      t.true(encodeValues(p, decodeCorim(input)).length > 0)
     } catch (error) {
       t.true(error instanceof Refusal, String(error))
     }
   }
   fc.assert(
     fc.property(entries, fc.nat(), fc.nat({ max: 7 }), fc.uint8Array({ maxLength: 64 }), (all, at, bit, noise) => {
-      const good = encodeCorim(p, all)
+      const good = encodeCorim(all)
       const changed = good.slice()
       changed[at % good.length] = (changed[at % good.length] as number) ^ (1 << bit)
       tries(changed)
@@ -161,7 +203,7 @@ const corimOf = (...comids: readonly unknown[]) => cbor(new Under(501, m([0, uui
 const withMeasurement = (measurement: unknown) => corimOf(comidOf(triplesOf(environment, measurement)))
 
 test('the manifest of these refusals is read', t => {
-  const [entry] = decodeCorim(corimOf(comidOf(triplesOf(environment, measured))))
+  const [entry] = decodeEntries(corimOf(comidOf(triplesOf(environment, measured))))
   t.deepEqual({ ...entry }, { tee: 'snp', measurements: [new Uint8Array(48)], flags: [], minTcb: [] })
 })
 
@@ -203,11 +245,43 @@ for (const [name, [input, message]] of Object.entries(unsupported)) {
   })
 }
 
+const registers = [14, m([4, [[7, Buffer.alloc(48)]]])] as const
+const tpmEnvironment = m([0, m([1, 'TCG'], [2, 'TPM 2.0'])])
+const tpmOf = (state: readonly unknown[], ...more: readonly (readonly [number, unknown])[]) =>
+  corimOf(comidOf(m([0, [[tpmEnvironment, state]]]), ...more))
 const tdxState = triplesOf(m([0, m([1, 'Intel'], [2, 'TDX'])]), m([0, 'pas1 tdx measurement'], [1, m(digests)]))
 const malformed: Readonly<Record<string, readonly [input: Uint8Array, message: RegExp]>> = {
   'another tag': [cbor(new Under(500, m())), /tag 500, expected 501/],
-  'another algorithm': [withMeasurement(m([0, 641], [1, m([2, [[1, Buffer.alloc(32)]]])])), /expected 7, got 1/],
-  'a digest of 47 bytes': [withMeasurement(m([0, 641], [1, m([2, [[7, Buffer.alloc(47)]]])])), /expected 48, got 47/],
+  'another algorithm': [withMeasurement(m([0, 641], [1, m([2, [[1, Buffer.alloc(32)]]])])), /one SHA-384 digest/],
+  'a digest of 47 bytes': [withMeasurement(m([0, 641], [1, m([2, [[7, Buffer.alloc(47)]]])])), /digest of 47 bytes/],
+  'a digest of another algorithm': [
+    withMeasurement(m([0, 641], [1, m([2, [[1, Buffer.alloc(48)]]])])),
+    /algorithm 1, a digest of 48 bytes/,
+  ],
+  'neither a digest nor registers': [withMeasurement(m([0, 641], [1, m()])), /one SHA-384 digest/],
+  'registers of a platform': [withMeasurement(m([0, 641], [1, m(digests, registers)])), /one SHA-384 digest/],
+  'a digest of a TPM': [tpmOf([m([1, m(digests)])]), /registers alone/],
+  'a digest of a TPM beside its registers': [tpmOf([m([1, m(digests, registers)])]), /registers alone/],
+  'registers that demand a flag': [tpmOf([m([1, m(registers)])], [-1, ['smt-off']]), /nothing besides/],
+  'registers that demand firmware': [
+    tpmOf([m([1, m(registers)])], [-2, [['Genoa', Buffer.alloc(8)]]]),
+    /nothing besides/,
+  ],
+  'a register that no TPM has': [tpmOf([m([1, m([14, m([24, [[7, Buffer.alloc(48)]]])])])]), /integer/],
+  'a TPM beside a platform': [
+    corimOf(
+      comidOf(
+        m([
+          0,
+          [
+            [tpmEnvironment, [m([1, m(registers)])]],
+            [environment, [measured]],
+          ],
+        ]),
+      ),
+    ),
+    /two platforms/,
+  ],
   'two measured elements of one state': [
     corimOf(comidOf(m([0, [[environment, [measured, measured]]]]))),
     /expected 1, got 2/,
@@ -235,8 +309,11 @@ test('what could not be read again is not written', t => {
     [{ ...one, measurements: [] }],
     [{ ...one, measurements: many(257) }],
     Array.from({ length: 4 }, () => ({ ...one, measurements: many(256) })),
+    [{ ...one, measurements: [new Uint8Array(20)] }],
   ])
-    t.throws(() => encodeCorim(p, all), { instanceOf: RangeError })
+    t.throws(() => encodeCorim(all), { instanceOf: RangeError })
+  for (const values of [[], many(257), [new Uint8Array(20)]])
+    t.throws(() => encodeCorim([one], new Map([[4, values]])), { instanceOf: RangeError })
 })
 
 test('a verdict by the entries: the measurement, its platform and what the entry demands', async t => {
@@ -247,7 +324,7 @@ test('a verdict by the entries: the measurement, its platform and what the entry
     minTcb: [],
   }
   const judge = async (all: readonly ManifestEntry[], { evidence, given } = good) => {
-    const entries = decodeCorim(encodeCorim(p, all))
+    const entries = decodeEntries(encodeCorim(all))
     return appraise(evidence, { ...given, policy: { ...given.policy, measurement: { require: { entries } } } })
   }
   const good = await goodSnp()

@@ -10,12 +10,17 @@ import { noCollateral } from '../../../attestation/appraise.ts'
 import { concat, hex, utf8 } from '../../../attestation/bytes.ts'
 import { encodePem } from '../../../attestation/certificates/pem.ts'
 import { Malformed, Refusal } from '../../../attestation/errors.ts'
+import { decodeEventLog } from '../../../attestation/event-log/log.ts'
+import { extender, replayPcrs } from '../../../attestation/event-log/replay.ts'
 import { decodeEvidence, encodeEvidence } from '../../../attestation/evidence.ts'
+import type { Registers } from '../../../attestation/reference-values.ts'
+import { mintTpm } from '../../../attestation/silicon/tpm.ts'
 import { decodeCertificateTable, encodeCertificateTable } from '../../../attestation/snp/certificate-table.ts'
 import { encodeBundle } from '../../../attestation/standards/bundle.ts'
 import { decodeEar, parseEar } from '../../../attestation/standards/ear.ts'
 import { encodeCorim } from '../../../attestation/standards/corim.ts'
 import { encodeTpmQuote } from '../../../attestation/tpm/item.ts'
+import { platformPin } from '../../../attestation/tpm/key.ts'
 import { bundle, FILE_CAP, readBundle, readCapped, recognise } from '../../../client/cli/evidence-files.ts'
 import { policyText } from '../../../client/cli/policies.ts'
 import { claimsOf, hclReport } from '../../support/hcl.ts'
@@ -237,6 +242,32 @@ vectorTest('--ear: the verdict as an attestation result, in JSON and CBOR, signe
   }
 })
 
+test('registers of a TPM from a CoRIM: the rule of the policy, which has to be for a TPM', async t => {
+  const tpm = await mintTpm(p)
+  const pcrs = [0, 2, 4, 11, 12]
+  const boot = pcrs.map(register => ({ register, type: 0x0d, data: Uint8Array.of(register) }))
+  const evidence = await tpm.evidence(boot, pcrs, nonce)
+  const log = evidence.find(([kind]) => kind === 'tcg-log')?.[1] as Uint8Array
+  const found = [...replayPcrs(decodeEventLog(log), extender(p, 'SHA-256'))].filter(([pcr]) => pcrs.includes(pcr))
+  const preset = JSON.parse(policyText('own-machine')) as object
+  const policy = { ...preset, platform: { require: [hex(platformPin(p, tpm.public))] } }
+  const judge = async (registers: Registers) =>
+    inspect([
+      await written('evidence', encodeEvidence(evidence)),
+      '--policy',
+      await written('policy.json', JSON.stringify(policy)),
+      '--nonce',
+      hex(nonce),
+      '--reference-values',
+      await written('tpm.corim', encodeCorim(p, { entries: [], registers })),
+    ])
+  const good = await judge(new Map(found.map(([pcr, value]) => [pcr, [value]])))
+  t.is(good.code, 0, String(good.shown['about']))
+  const other = await judge(new Map(found.map(([pcr]) => [pcr, [new Uint8Array(32)]])))
+  t.is(other.code, 10)
+  t.like(other.shown['refusal'], { step: 'measurement', code: 'measurement' })
+})
+
 test('--ear: what it goes with, and keys that are none', async t => {
   const { evidence } = await simulated()
   const file = await written('evidence', evidence)
@@ -309,7 +340,10 @@ test('simulated silicon by a policy file that names its root: accepted as what i
   const corim = async (measurement: Uint8Array) =>
     written(
       'release.corim',
-      encodeCorim(p, [{ tee: 'simulated-snp', measurements: [measurement], flags: ['host-data'], minTcb: [] }]),
+      encodeCorim(p, {
+        entries: [{ tee: 'simulated-snp', measurements: [measurement], flags: ['host-data'], minTcb: [] }],
+        registers: new Map(),
+      }),
     )
   const listed = await inspect([...files, ...rules, '--reference-values', await corim(launch.measurement)])
   t.is(listed.code, 0, listed.err)
@@ -317,6 +351,11 @@ test('simulated silicon by a policy file that names its root: accepted as what i
   const others = await inspect([...files, ...rules, '--reference-values', await corim(new Uint8Array(48))])
   t.is(others.code, 10)
   t.like(others.shown['refusal'], { step: 'measurement', code: 'measurement' })
+  const registers = new Map([[4, [new Uint8Array(32)]]])
+  const ofTpm = await written('tpm.corim', encodeCorim(p, { entries: [], registers }))
+  const noTpm = await inspect([...files, ...rules, '--reference-values', ofTpm])
+  t.is(noTpm.code, 30)
+  t.regex(JSON.stringify(noTpm.shown['error']), /no rules for a TPM/)
 })
 
 test('bad options and unsupported quotes: exit 30 and 20, no stack', async t => {

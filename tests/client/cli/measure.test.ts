@@ -9,7 +9,7 @@ import { nodePrimitives } from '../../../attestation/primitives/node.ts'
 import { bootDigests, directBootRtmrs } from '../../../attestation/tdx/measure.ts'
 import { applicationsOf, pcr11, pcr4, pcr9 } from '../../../attestation/tpm/uki.ts'
 import { measureSnp, measureTdx, measureUki, type SnpOptions } from '../../../client/cli/measure.ts'
-import { loadEntries } from '../../../client/cli/policies.ts'
+import { loadReferenceValues } from '../../../client/cli/policies.ts'
 import { runPod } from '../../../client/cli/program.ts'
 import { vectorsIn } from '../../../scripts/conformance/folder.ts'
 import { u32 } from '../../support/event-log.ts'
@@ -112,7 +112,9 @@ test('--corim writes the same entries as --json prints', async t => {
   const corim = await written(new Uint8Array())
   const options = ['--firmware', files.firmware, '--kernel', files.kernel, '--corim', corim, '--json']
   t.is(await runPod(['measure', 'tdx', ...options]), 0)
-  const [entry, ...others] = await loadEntries(corim)
+  const { entries: listed, registers: none } = await loadReferenceValues(corim)
+  const [entry, ...others] = listed
+  t.is(none.size, 0)
   const measured = await measureTdx(p, files)
   t.deepEqual(entry && { ...entry, measurements: entry.measurements.map(hex) }, {
     tee: 'tdx',
@@ -121,6 +123,12 @@ test('--corim writes the same entries as --json prints', async t => {
     minTcb: [],
   })
   t.is(others.length, 0)
+  const image = await written(peImage([{ name: '.linux', content: kernel }]))
+  t.is(await runPod(['measure', 'uki', image, '--corim', corim, '--json']), 0)
+  const { entries: empty, registers } = await loadReferenceValues(corim)
+  t.is(empty.length, 0)
+  const shown = Object.fromEntries([...registers].map(([pcr, values]) => [`pcr${pcr}`, values.map(hex).join()]))
+  t.deepEqual(shown, { ...(await measureUki(p, image, 'SHA-256')) })
   t.is(await runPod(['measure', 'tdx', ...options.slice(0, 4), '--corim', '/no/such/folder/x', '--json']), 30)
   const many = Array.from({ length: 257 }, (_, i) => ['--vcpu-type', `0x${(i + 1).toString(16)}`])
   const snp = ['--firmware', await written(ovmf), ...many.flat(), '--corim', corim, '--json']

@@ -7,7 +7,7 @@ import { parsePolicy, standardPolicy } from '../../../attestation/policy.ts'
 import type { ManifestEntry } from '../../../attestation/reference-values.ts'
 import { encodeCorim } from '../../../attestation/standards/corim.ts'
 import {
-  loadEntries,
+  loadReferenceValues,
   loadPolicy,
   policyText,
   preset,
@@ -150,16 +150,17 @@ test('reference values from a file: a CoRIM, or JSON, each once', async t => {
   const path = join(await mkdtemp(join(tmpdir(), 'pod-values-')), 'values')
   const read = async (content: string | Uint8Array) => {
     await writeFile(path, content)
-    return loadEntries(path)
+    return loadReferenceValues(path)
   }
   const expected = [{ ...corimEntry, minTcb: [['Genoa', new Uint8Array(8)]] }] as ManifestEntry[]
   const same = async (content: string | Uint8Array) =>
     t.deepEqual(
-      (await read(content)).map(one => ({ ...one })),
+      (await read(content)).entries.map(one => ({ ...one })),
       expected,
     )
   await same(JSON.stringify({ entries: [entry], measured: [] }, null, 2))
-  await same(encodeCorim(p, expected))
+  await same(encodeCorim(p, { entries: expected, registers: new Map() }))
+  await t.throwsAsync(read('{"measured":[]}'), { instanceOf: Malformed, message: /neither entries nor registers/ })
   await t.throwsAsync(read('{"entries":[],"entries":[]}'), { instanceOf: Malformed, message: /stands twice/ })
   await t.throwsAsync(read(Uint8Array.of(0xff)), { instanceOf: Malformed, message: /neither a CoRIM nor JSON/ })
   await t.throwsAsync(read(Uint8Array.of(0xd2, 0x84)), { instanceOf: Unsupported, message: /a signed manifest/ })

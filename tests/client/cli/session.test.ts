@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
 import { hex } from '../../../attestation/bytes.ts'
+import { parseEar } from '../../../attestation/standards/ear.ts'
 import { platformPin } from '../../../attestation/snp/rules.ts'
 import { runPod } from '../../../client/cli/program.ts'
 import { json, MemoryApp } from '../../support/memory-app.ts'
@@ -51,6 +52,13 @@ test.serial(
     t.is(looked.code, 0)
     const pin = hex(platformPin(p, chipId('Genoa')))
     t.like(looked.document['evidence'], { platform: 'simulated-snp', pin })
+    const result = await run('inspect', '--ear')
+    t.is(result.code, 0)
+    const ear = parseEar(JSON.stringify(result.document))
+    t.like(ear, { issuedAt: NOW, status: 'contraindicated' })
+    t.deepEqual(ear.submods.get('snp')?.policyIds, ["this owner's"])
+    t.is((await run('inspect', '--ear-key', 'key.pem')).code, 30)
+    t.is((await run('inspect', '--at', '2026-01-31')).code, 30)
     t.true(pod.seen.every(({ path }) => path.endsWith('/hello')))
 
     t.is((await run('unlock', '--approve-platform', '00'.repeat(32))).code, 10)
