@@ -69,7 +69,7 @@ const cpuOf = (pids: readonly number[]) =>
   pids.reduce((sum, pid) => sum + (existsSync(`/proc/${pid}/stat`) ? cpuSeconds(pid) : 0), 0)
 
 /** `workers` loops that share `total` calls. */
-async function concurrently(total: number, workers: number, work: () => Promise<unknown>): Promise<void> {
+export async function concurrently(total: number, workers: number, work: () => Promise<unknown>): Promise<void> {
   let left = total
   await Promise.all(
     Array.from({ length: workers }, async () => {
