@@ -21,6 +21,8 @@ const attester = 'runtime/attester/attester.ts'
 const exchange = 'runtime/edge/exchange.ts'
 const release = 'runtime/keyholder/release.ts'
 const requests = 'runtime/keyholder/requests.ts'
+const containers = 'client/containers/sealed.ts'
+const memoV1 = 'client/memo/v1.ts'
 
 const edit = (file: string, find: string, replace: string): Defence => [{ file, find, replace }]
 /** The condition of an `if` that refuses, or of one that lets pass. */
@@ -143,6 +145,16 @@ export const defences: Readonly<Record<number, readonly Defence[]>> = {
     edit(requests, 'if (verbs.some(each => mayUse(principal, each, coll))) return', 'return'),
     never('runtime/keyholder/sessions.ts', "principal.kind !== 'root' && this.#clock.now() >= principal.notAfter"),
     never(credentials, 'judging.now >= it.notAfter'),
+  ],
+  39: [
+    never('client/containers/hybrid.ts', '!equalConstantTime(headerMac(p, fileKey, unsigned), mac)'),
+    always(containers, 'recipients.length === whole.recipients && recipients.some(hash => equal(hash, own))'),
+  ],
+  40: [
+    never(memoV1, '!(await signer.signed(utf8(data), signature))'),
+    always(memoV1, 'legacy'),
+    never(containers, 'expected.senders !== null && !expected.senders.some(sender => same(sender, opened.sender))'),
+    never(containers, 'expected.about !== null && !sameAbout(about, expected.about)'),
   ],
   45: [
     edit('runtime/edge/server.ts', "kind === 'hello' ? this.#hellos.take(request.socket.remoteAddress ?? '') : 0", '0'),

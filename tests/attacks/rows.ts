@@ -3,6 +3,7 @@ import { type Attack, each } from './outcome.ts'
 import * as evidence from './rows/evidence.ts'
 import * as keys from './rows/keys.ts'
 import * as limits from './rows/limits.ts'
+import * as packages from './rows/packages.ts'
 import * as session from './rows/session.ts'
 import * as store from './rows/store.ts'
 
@@ -49,6 +50,8 @@ export const rows: Readonly<Record<number, Row>> = {
   30: { name: 'two machines from one launch config', attack: store.twoMachines, processes: true },
   34: { name: 'lease stretched by clock games', attack: keys.stretchedLease },
   36: { name: 'grant escalation', attack: keys.grantEscalation },
+  39: { name: 'package that says two things to two readers', attack: packages.equivocation },
+  40: { name: 'forged, stripped and swapped Memo packages', attack: packages.forgedPackages },
   45: { name: 'flood of hellos', attack: limits.helloFlood, processes: true },
   46: { name: 'harvest now, decrypt later', attack: session.harvestedSession },
   47: { name: 'names of prototypes in messages', attack: session.prototypeNames },
