@@ -14,6 +14,7 @@ import { showSnp, showTdx, showUki, type SnpOptions, type TdxOptions, type UkiOp
 import { machinePolicy } from './machine-policy.ts'
 import * as memoCommands from './memo.ts'
 import { policyText } from './policies.ts'
+import * as recoveries from './recovery.ts'
 import { Terminal } from './terminal.ts'
 
 const EXIT_CODES = `
@@ -362,6 +363,102 @@ function build(run: Run, start: commands.StartLocalPod): Command {
     .action((path: string, options: backups.ExportOptions) =>
       run(context => backups.exportData(context, path, options)),
     )
+
+  const recovery = program
+    .command('recovery')
+    .description('get the keys back when every device is gone: by paper, friends, an organisation')
+    .addHelpText(
+      'after',
+      example(
+        'pod recovery plan --friend Ann --friend Ben --friend Cem --lose Ann',
+        'pod recovery set-up --friend Ann --friend Ben --friend Cem --out shares',
+        'pod recovery confirm --words-file shares/01-paper-kit.txt',
+        'pod recovery kit pod.kit',
+        'pod --home new recovery begin pod.kit --lost',
+      ),
+    )
+  const planned = (command: Command) =>
+    command
+      .option('--friend <name>', 'somebody who would help (repeat it)', gather)
+      .option('--trustee <name>', 'an organisation that would')
+      .option('--file <file>', 'a plan of your own, as plan --json prints it')
+  planned(recovery.command('plan'))
+    .description('propose or check a plan: what it means in plain words, and what remains after losses')
+    .option('--lose <name>', 'as if this holder were lost (repeat it)', gather)
+    .addHelpText(
+      'after',
+      example('pod recovery plan --friend Ann --friend Ben --friend Cem --trustee Notary --lose Ann'),
+    )
+    .action((options: recoveries.PlanOptions) => run(context => recoveries.showPlan(context, options)))
+  planned(recovery.command('set-up'))
+    .description('deal a new version of the plan: one file for each holder')
+    .requiredOption('--out <dir>', 'where the files of the holders go')
+    .option('--holder <name=file>', "a holder's key: the share is sealed to it (repeat it); others get words", gather)
+    .option('--route-passphrase <name=file>', 'passphrase of a way back that asks for one (repeat it)', gather)
+    .addHelpText('after', example('pod recovery set-up --friend Ann --friend Ben --friend Cem --out shares'))
+    .action((options: recoveries.SetUpOptions) => run(context => recoveries.setUp(context, options)))
+  recovery
+    .command('confirm')
+    .description('a holder shows the share, or answers a question about it; a plan counts once all have')
+    .option('--words-file <file>', 'the words, or the sheet with them; - for standard input')
+    .option('--share-file <file>', 'the code of a sheet, as scanned')
+    .option('--ask <name>', 'a question for a holder, answered without telling the share')
+    .option('--answer <hex>', 'the answer to it')
+    .addHelpText('after', example('pod recovery confirm --words-file -', 'pod recovery confirm --ask Ann'))
+    .action((options: recoveries.ConfirmOptions) => run(context => recoveries.confirm(context, options)))
+  recovery
+    .command('status')
+    .description('the plan, its holders, and when each last proved to hold the share')
+    .addHelpText('after', example('pod recovery status'))
+    .action(() => run(recoveries.showStatus))
+  recovery
+    .command('kit')
+    .description('write the recovery kit anew: what a recovery starts from; it opens nothing by itself')
+    .argument('<file>')
+    .addHelpText('after', example('pod recovery kit /mnt/disk/pod.kit'))
+    .action((path: string) => run(context => recoveries.writeKit(context, path)))
+  recovery
+    .command('begin')
+    .description('begin a recovery on a new device')
+    .argument('<kit>')
+    .option('--lost', 'the keys are lost: nobody else has them')
+    .option('--stolen', 'somebody else may have them')
+    .addHelpText('after', example('pod --home new recovery begin pod.kit --lost'))
+    .action((path: string, options: recoveries.BeginOptions) =>
+      run(context => recoveries.begin(context, path, options)),
+    )
+  recovery
+    .command('progress')
+    .description('who has answered, who is missing')
+    .addHelpText('after', example('pod --home new recovery progress'))
+    .action(() => run(recoveries.showProgress))
+  recovery
+    .command('request')
+    .description('write the request for holders who answer with an app')
+    .argument('<file>')
+    .addHelpText('after', example('pod --home new recovery request ask-ann.request'))
+    .action((path: string) => run(context => recoveries.writeRequest(context, path)))
+  recovery
+    .command('add')
+    .description("add a holder's answer, or the words of a sheet")
+    .argument('[answer]')
+    .option('--words-file <file>', 'the words, or the sheet with them; - for standard input')
+    .option('--route <number>', 'which way back the words are of', whole(1), 1)
+    .addHelpText(
+      'after',
+      example('pod --home new recovery add ann.answer', 'pod --home new recovery add --words-file -'),
+    )
+    .action((answer: string | undefined, options: recoveries.AddOptions) =>
+      run(context => recoveries.add(context, answer, options)),
+    )
+  recovery
+    .command('finish')
+    .description('the owner again, on this device; every device that was known is revoked')
+    .option('--route <number>', 'by this way back (default: the first that is complete)', whole(1))
+    .option('--route-passphrase <file>', 'its passphrase')
+    .option('--no-passphrase', 'keep the keys here without a passphrase')
+    .addHelpText('after', example('pod --home new recovery finish'))
+    .action((options: recoveries.FinishOptions) => run(context => recoveries.finish(context, options)))
 
   const devices = program
     .command('devices')

@@ -105,6 +105,25 @@ export type NewOwner = Readonly<{
   cost?: KdfCost
 }>
 
+export type RecoveredOwner = Readonly<{
+  launch: Uint8Array
+  /** What the recovery box held (PROTOCOL 5). */
+  payload: Readonly<{
+    ors: Uint8Array
+    epoch: number
+    drs: Uint8Array
+    policy: Uint8Array
+    head: Uint8Array | null
+    collections: readonly string[]
+    devices: readonly Uint8Array[]
+  }>
+  /** Seconds. */
+  now: number
+  url?: string
+  passphrase?: Uint8Array
+  cost?: KdfCost
+}>
+
 /** `sign_o` of PROTOCOL 3.1: the Ed25519 seed of the owner's root key. */
 function rootSigner(p: SyncPrimitives, ors: Uint8Array): { publicKey: PublicKey; sign: Sign } {
   const seed = () => kdf(p, p.macKey(ors), 'pas1 owner-sign', [OWNER_EPOCH])
@@ -193,6 +212,40 @@ export class OwnerHome {
     await folder.exclusive(async () => {
       if ((await readFormat(folder, stateFile)) !== null) throw alreadyThere(folder)
       await writeFormat(folder, stateFile, fresh)
+      await Vault.create(p, folder, secrets, given.passphrase ?? null, given.cost)
+    })
+    return new OwnerHome(p, folder, fresh)
+  }
+
+  /**
+   * An owner whose devices are gone, from what the recovery box held: the same owner of the same pod. Every device that
+   * the box names is revoked. Policy and release go on from numbers that no earlier one can have reached: what was
+   * counted since the box was made, nobody here knows.
+   */
+  static async recover(p: SyncPrimitives, folder: StateFolder, given: RecoveredOwner): Promise<OwnerHome> {
+    const { launch, payload, now } = given
+    const { owner } = decodeLaunchConfig(launch)
+    const { signature: _, ...policy } = await openOwnerPolicy(p, payload.policy, owner)
+    const revoked = [...policy.revoked, ...payload.devices]
+    const unique = revoked.filter((serial, i) => revoked.findIndex(each => equal(each, serial)) === i)
+    const signer = rootSigner(p, payload.ors)
+    const sequence = Math.max(policy.sequence + 1, now)
+    const fresh: State = {
+      launch,
+      url: given.url ?? null,
+      manifest: null,
+      manifestFloor: policy.manifestFloor,
+      simulatedRoots: [],
+      waivers: [],
+      policy: await signOwnerPolicy(p, { ...policy, revoked: unique, sequence }, signer.sign),
+      releaseSequence: now,
+    }
+    const { ors, drs, epoch, collections } = payload
+    await folder.exclusive(async () => {
+      if ((await readFormat(folder, stateFile)) !== null) throw alreadyThere(folder)
+      await writeFormat(folder, stateFile, fresh)
+      if (payload.head !== null) await writeFormat(folder, headsFile, { initialised: 1, head: payload.head })
+      const secrets = { ors, epoch, drs, devices: [], collections: [...collections] }
       await Vault.create(p, folder, secrets, given.passphrase ?? null, given.cost)
     })
     return new OwnerHome(p, folder, fresh)
@@ -451,6 +504,19 @@ export class OpenOwner implements ReleasingOwner {
       policy: () => this.policy(),
       collections: () => this.collections(),
     }
+  }
+
+  /** Puts a recovery policy into the owner policy, or a newer one in its place (PROTOCOL 5). */
+  adoptRecovery(recovery: Uint8Array): Promise<void> {
+    return this.#amend(policy => (equal(policy.recovery, recovery) ? null : { recovery }))
+  }
+
+  /** What a recovery box holds: everything that this device would be missed for. */
+  async boxContents() {
+    const { ors, epoch, drs, devices, collections } = this.#vault.contents
+    const { head } = await this.heads.load()
+    const serials = devices.map(({ certificate }) => decodeDeviceCert(certificate).serial)
+    return { ors, epoch, drs, policy: this.home.signedPolicy, head, collections: [...collections], devices: serials }
   }
 
   /** Revokes a device certificate or grant; the pod learns it with the policy. */

@@ -3,7 +3,7 @@
  * every way back, and both are signed by the owner's root. Neither shares nor box alone suffice.
  *
  * One departure: `BoxPayload` also holds the names of the collections, which nobody else knows and without which keys
- * could be derived for nothing but the usual ones.
+ * could be derived for nothing but the usual ones, and the serials of the devices that a recovery has to revoke.
  */
 import { argon2id } from '@noble/hashes/argon2.js'
 import { equal, utf8 } from '../../attestation/bytes.ts'
@@ -83,6 +83,8 @@ const boxPayload = struct(['pas1-rbox', 1], {
   head: nullable(bytes({ max: HEAD_CAP })),
   kcv: bytes(16),
   collections: array(text({ min: 1, max: 128 }), { max: 4096 }),
+  /** Serials of the owner's devices: a recovery revokes them. */
+  devices: array(bytes(16), { max: 64 }),
 })
 export type BoxPayload = Of<typeof boxPayload>
 

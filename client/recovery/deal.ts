@@ -23,7 +23,7 @@ import { split } from './shares/slip39.ts'
 
 /** 128 bits: twenty words. */
 const SECRET_BYTES = 16
-const PAPER = new Uint8Array(32)
+const NO_KEY = new Uint8Array(32)
 const DRILLS = 8
 
 export type Deal = Readonly<{
@@ -33,7 +33,7 @@ export type Deal = Readonly<{
   backup: PublicKey
   /** By the name of the route, where its plan asks for one. */
   passphrases: ReadonlyMap<string, Uint8Array>
-  /** Fingerprints of holders' keys by name; paper has none. */
+  /** Fingerprints of holders' keys by name, of those who have one. */
   holders: ReadonlyMap<string, Uint8Array>
 }>
 
@@ -52,7 +52,7 @@ export type Dealt = Readonly<{ policy: RecoveryPolicy; manifest: Uint8Array; sha
 export const drillAnswer = (p: Primitives, share: Pick<HeldShare, 'words'>, nonce: Uint8Array): Uint8Array =>
   p.hmac(p.macKey(share.words), nonce)
 
-/** Throws Malformed where the plan is refused, a passphrase is missing or a holder has no key yet. */
+/** Throws Malformed where the plan is refused or a passphrase is missing. */
 export async function deal(p: Primitives, root: Sender, given: Deal): Promise<Dealt> {
   const { plan, version, backup } = given
   checkRecoveryPlan(plan)
@@ -77,11 +77,8 @@ export async function deal(p: Primitives, root: Sender, given: Deal): Promise<De
   return { policy, manifest: await signShareManifest(root, body), shares }
 }
 
-function keyOf({ holders }: Deal, { name, kind }: Holder): Uint8Array {
-  const key = kind === 'paper' ? PAPER : holders.get(name)
-  if (key === undefined) throw new Malformed(`${name} has no holder key yet: ask for it first`, 'data')
-  return key
-}
+/** Whoever gets words on paper, face to face, needs no key. */
+const keyOf = ({ holders }: Deal, { name }: Holder): Uint8Array => holders.get(name) ?? NO_KEY
 
 type Words = Readonly<{ group: number; member: number; holder: Holder; packed: Uint8Array }>
 

@@ -134,6 +134,11 @@ export class Gathering {
     return gathering
   }
 
+  /** Of the pod that is recovered. */
+  get launch(): Uint8Array {
+    return this.#kit.launch
+  }
+
   /** Secret: holds the request's key and the shares. */
   save(): Uint8Array {
     return encodeAs(saved, {

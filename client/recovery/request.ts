@@ -50,9 +50,9 @@ export const requestHash = (p: Primitives, value: RecoveryRequest): Uint8Array =
 const SPOKEN_WORDS = 6
 const WORD_BITS = 10
 
-/** Six words, 60 bits: what two people read to each other. Whoever swaps a request has to meet all of them. */
-export function spokenCode(p: Primitives, value: RecoveryRequest): string {
-  const digest = hash(p, 'pas1 spoken', requestHash(p, value))
+/** Six words, 60 bits, of a hash. */
+export function wordsOfHash(p: Primitives, hashed: Uint8Array): string {
+  const digest = hash(p, 'pas1 spoken', hashed)
   let bits = digest.slice(0, 8).reduce((all, byte) => (all << 8n) | BigInt(byte), 0n) >> 4n
   const indices: number[] = []
   for (let i = 0; i < SPOKEN_WORDS; i++) {
@@ -61,6 +61,9 @@ export function spokenCode(p: Primitives, value: RecoveryRequest): string {
   }
   return wordsText(indices)
 }
+
+/** What two people read to each other: whoever swaps a request has to meet all of it. */
+export const spokenCode = (p: Primitives, value: RecoveryRequest): string => wordsOfHash(p, requestHash(p, value))
 
 const about = (p: Primitives, value: RecoveryRequest) => [value.owner, value.version, requestHash(p, value)]
 

@@ -49,7 +49,15 @@ async function boxOf({ ors, root, drs }: Owner, policy: RecoveryPolicy, epoch = 
     recovery: encodeRecoveryPolicy(policy),
   }
   const signed = await signOwnerPolicy(p, ownerPolicy, root.sign)
-  const contents = { ors, epoch, drs: root2, policy: signed, head: null, collections: ['memories', 'photos'] }
+  const contents = {
+    ors,
+    epoch,
+    drs: root2,
+    policy: signed,
+    head: null,
+    collections: ['memories', 'photos'],
+    devices: [],
+  }
   return sealBox(p, root, policy, podId, contents, NOW)
 }
 

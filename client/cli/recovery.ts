@@ -1,0 +1,412 @@
+/** `pod recovery`: the plan, its shares, their proofs; and the way back when every device is gone. */
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fromHex, hex, utf8Text } from '../../attestation/bytes.ts'
+import { Malformed, Rejection } from '../../attestation/errors.ts'
+import { OwnerHome } from '../owner/home.ts'
+import { OwnerRecovery } from '../owner/recovery.ts'
+import { ownerFingerprint } from '../recovery/box.ts'
+import type { DealtShare } from '../recovery/deal.ts'
+import { decodeKit, GATHERING_CAP, Gathering, KIT_CAP } from '../recovery/gathering.ts'
+import { decodeHolderKey, type HolderKey, holderFingerprint, holderWords, sealShareFor } from '../recovery/holder.ts'
+import { decodeHeldShare, HELD_SHARE_CAP, shareOf } from '../recovery/manifest.ts'
+import { checkRecoveryPlan, defaultPlan, describePlan, type Plan, simulateLoss } from '../recovery/plan.ts'
+import { encodeRequest, spokenCode } from '../recovery/request.ts'
+import { encodeShare, wordsText } from '../recovery/shares/mnemonic.ts'
+import type { Context } from './context.ts'
+import { date, printable, readInput, secretFromFile } from './terminal.ts'
+
+const now = () => Math.floor(Date.now() / 1000)
+const GATHERING = 'recovery-under-way'
+const PLAN_CAP = 64 * 1024
+
+async function fileOf(path: string, cap: number): Promise<Uint8Array> {
+  try {
+    const bytes = path === '-' ? await readInput() : new Uint8Array(await readFile(path))
+    if (bytes.length > cap) throw new Malformed(`${path}: ${bytes.length} bytes, expected at most ${cap}`, 'data')
+    return bytes
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code
+    throw typeof code === 'string' ? new Malformed(`${path} cannot be read: ${code}`, 'data') : error
+  }
+}
+
+export type PlanOptions = Readonly<{
+  friend?: readonly string[]
+  trustee?: string
+  file?: string
+  lose?: readonly string[]
+}>
+
+async function planOf({ friend = [], trustee, file }: PlanOptions): Promise<Plan> {
+  if (file === undefined) return defaultPlan(friend, trustee ?? null)
+  if (friend.length > 0 || trustee !== undefined)
+    throw new Malformed('either --file, or --friend and --trustee', 'data')
+  const text = utf8Text(await fileOf(file, PLAN_CAP))
+  try {
+    const plan = JSON.parse(text ?? '') as Plan
+    checkShape(plan)
+    checkRecoveryPlan(plan)
+    return plan
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error
+    throw new Malformed(`${file} is not a plan: it is not JSON (pod recovery plan --json prints one)`, 'data')
+  }
+}
+
+/** Names and kinds as `pod recovery plan --json` writes them; an unknown field would be a wish that nobody grants. */
+function checkShape(plan: unknown): asserts plan is Plan {
+  const isObject = (value: unknown, keys: string): value is Record<string, unknown> =>
+    typeof value === 'object' && value !== null && Object.keys(value).toSorted().join() === keys
+  const isList = (value: unknown, each: (value: unknown) => boolean) => Array.isArray(value) && value.every(each)
+  const isHolder = (value: unknown) =>
+    isObject(value, 'kind,name') &&
+    typeof value['name'] === 'string' &&
+    ['paper', 'person', 'organisation'].includes(value['kind'] as string)
+  const isGroup = (value: unknown) =>
+    isObject(value, 'holders,name,threshold') &&
+    typeof value['name'] === 'string' &&
+    typeof value['threshold'] === 'number' &&
+    isList(value['holders'], isHolder)
+  const isRoute = (value: unknown) =>
+    isObject(value, 'groupThreshold,groups,name,passphrase') &&
+    typeof value['name'] === 'string' &&
+    typeof value['passphrase'] === 'boolean' &&
+    typeof value['groupThreshold'] === 'number' &&
+    isList(value['groups'], isGroup)
+  if (isObject(plan, 'routes') && isList(plan['routes'], isRoute)) return
+  throw new Malformed(
+    'not a plan as pod recovery plan --json prints one: a field is missing, unknown or of another type',
+    'data',
+  )
+}
+
+const previewOf = (plan: Plan): string[] => [
+  'Any one of these brings everything back:',
+  ...describePlan(plan).map(line => `  * ${printable(line)}`),
+]
+
+export async function showPlan({ terminal }: Context, options: PlanOptions): Promise<void> {
+  const plan = await planOf(options)
+  const lost = new Set(options.lose ?? [])
+  const known = new Set(
+    plan.routes.flatMap(({ groups }) => groups.flatMap(({ holders }) => holders.map(({ name }) => name))),
+  )
+  for (const name of lost)
+    if (!known.has(name)) throw new Malformed(`--lose: nobody in this plan is called "${name}"`, 'data')
+  const simulated = simulateLoss(plan, lost)
+  const gone = lost.size === 0 ? 'As it stands' : `Without ${[...lost].map(printable).join(', ')}`
+  terminal.show(terminal.json && lost.size === 0 ? plan : { plan, simulated }, [
+    ...previewOf(plan),
+    `${gone}:`,
+    ...simulated.map(({ route, works, spare }) => {
+      const rest = spare === 0 ? 'nobody more may be lost' : `any ${spare} more may be lost`
+      return `  ${printable(route)}: ${works ? `works; ${rest}` : 'GONE'}`
+    }),
+    ...(simulated.some(({ works }) => works) ? [] : ['Nothing brings the data back then.']),
+  ])
+}
+
+export type SetUpOptions = PlanOptions &
+  Readonly<{ out: string; holder?: readonly string[]; routePassphrase?: readonly string[] }>
+
+const pairOf = (option: string, text: string): [string, string] => {
+  const at = text.indexOf('=')
+  if (at > 0) return [text.slice(0, at), text.slice(at + 1)]
+  throw new Malformed(`${option}: expected NAME=FILE, got "${text}"`, 'data')
+}
+
+/** A new version of the plan: every share into a file of its own, for its holder alone. */
+export async function setUp(context: Context, options: SetUpOptions): Promise<void> {
+  const { terminal, primitives: p } = context
+  const plan = await planOf(options)
+  const keys = new Map<string, HolderKey>()
+  for (const given of options.holder ?? []) {
+    const [name, path] = pairOf('--holder', given)
+    keys.set(name, decodeHolderKey(await fileOf(path, 4096)))
+  }
+  const passphrases = new Map<string, Uint8Array>()
+  for (const given of options.routePassphrase ?? []) {
+    const [name, path] = pairOf('--route-passphrase', given)
+    passphrases.set(name, await secretFromFile(path))
+  }
+  const owner = await context.owner()
+  const recovery = new OwnerRecovery(p, owner)
+  const fingerprints = new Map([...keys].map(([name, key]) => [name, holderFingerprint(p, key)]))
+  const dealt = await terminal.progress('splitting', () => recovery.prepare(plan, passphrases, fingerprints, now()))
+  await mkdir(options.out, { recursive: true, mode: 0o700 })
+  const root = { key: owner.home.launchConfig.owner, sign: owner.sign }
+  const files: { holder: string; file: string; words?: string }[] = []
+  for (const [i, share] of dealt.shares.entries()) {
+    const { holder } = share
+    const key = keys.get(holder.name)
+    const base = `${String(i + 1).padStart(2, '0')}-${holder.name.replace(/[^\p{L}\p{N}]+/gu, '-')}`
+    if (key === undefined) {
+      const file = join(options.out, `${base}.txt`)
+      await writeFile(file, sheetOf(p, root.key, plan, share), { mode: 0o600, flag: 'wx' })
+      files.push({ holder: holder.name, file })
+    } else {
+      const file = join(options.out, `${base}.share`)
+      await writeFile(file, await sealShareFor(p, root, key, share.share, now()), { mode: 0o600, flag: 'wx' })
+      files.push({ holder: holder.name, file, words: holderWords(p, key) })
+    }
+  }
+  terminal.show({ version: dealt.policy.version, files, plan }, [
+    ...previewOf(plan),
+    '',
+    ...files.map(({ holder, file, words }) =>
+      words === undefined
+        ? `${file}   words for ${printable(holder)}: print it or write it down, hand it over, delete the file`
+        : `${file}   for ${printable(holder)} alone, if this is what he reads to you: ${words}`,
+    ),
+    '',
+    `Plan ${dealt.policy.version} counts once every holder has confirmed: pod recovery confirm`,
+  ])
+}
+
+/** What a sheet says: plain text that any printer takes. */
+function sheetOf(
+  p: Context['primitives'],
+  owner: Parameters<typeof ownerFingerprint>[1],
+  plan: Plan,
+  { holder, share, route }: DealtShare,
+): string {
+  const words = wordsText(encodeShare(shareOf(share))).split(' ')
+  const rows = Array.from({ length: Math.ceil(words.length / 4) }, (_, row) =>
+    words
+      .slice(4 * row, 4 * row + 4)
+      .map((word, i) => `${String(4 * row + i + 1).padStart(2)} ${word.padEnd(10)}`)
+      .join('  '),
+  )
+  return `RECOVERY SHARE of ${holder.name}
+way back "${route.name}", plan ${share.version}, ${date(now())}
+owner ${hex(ownerFingerprint(p, owner))}
+
+${rows.join('\n')}
+
+Who recovers needs: ${describePlan({ routes: [route] }).join('')}.
+This sheet alone ${describePlan(plan).length > 0 && route.groupThreshold === 1 && route.groups.some(({ threshold, holders }) => threshold === 1 && holders.some(({ name }) => name === holder.name)) ? 'is enough, with the recovery kit: keep it like the data itself.' : 'opens nothing.'}
+Keep it dry, dark and where you will find it. When its owner asks for it, make sure by voice that it is the owner.
+Checked once a year: pod recovery confirm --words-file SHEET
+`
+}
+
+export type ConfirmOptions = Readonly<{ wordsFile?: string; shareFile?: string; ask?: string; answer?: string }>
+
+export async function confirm(context: Context, options: ConfirmOptions): Promise<void> {
+  const { terminal, primitives: p } = context
+  const recovery = new OwnerRecovery(p, await context.owner())
+  if (options.ask !== undefined && options.answer === undefined) {
+    const nonce = await recovery.question(options.ask)
+    terminal.show({ holder: options.ask, question: hex(nonce) }, [
+      `Ask ${printable(options.ask)} for the answer to ${hex(nonce)}`,
+      `then: pod recovery confirm --ask "${printable(options.ask)}" --answer HEX`,
+    ])
+    return
+  }
+  const name = await proveBy(recovery, options)
+  const { pending, active, holders } = await recovery.status(now())
+  const missing = holders.filter(({ confirmed }) => !confirmed).map(holder => holder.name)
+  terminal.show({ holder: name, active, pending, missing }, [
+    `${printable(name)} holds the share.`,
+    pending === null
+      ? `Plan ${active} counts. Put the kit where you can be found: pod recovery kit FILE`
+      : `Still to confirm: ${missing.map(printable).join(', ')}`,
+  ])
+}
+
+async function proveBy(recovery: OwnerRecovery, options: ConfirmOptions): Promise<string> {
+  const { wordsFile, shareFile, ask, answer } = options
+  if (ask !== undefined && answer !== undefined) {
+    const bytes = fromHex(answer)
+    if (bytes?.length !== 32) throw new Malformed('--answer: expected 64 hexadecimal digits', 'data')
+    return recovery.proveByAnswer(ask, bytes, now())
+  }
+  if (shareFile !== undefined) {
+    return recovery.confirmShare(decodeHeldShare(await fileOf(shareFile, HELD_SHARE_CAP)), now())
+  }
+  if (wordsFile === undefined) {
+    throw new Malformed('say --words-file FILE (- for standard input), or --ask NAME', 'data')
+  }
+  return recovery.confirmWords(await wordsFrom(wordsFile), now())
+}
+
+/** The words alone, also out of a sheet as `set-up` wrote it: numbers and lines around them are let go. */
+async function wordsFrom(path: string): Promise<string> {
+  const text = utf8Text(await fileOf(path, 16 * 1024))
+  if (text === null) throw new Malformed(`${path} is not text`, 'data')
+  const numbered = [...text.matchAll(/(?<=^|\s)\d{1,2}\s+([a-z]+)/g)].map(found => found[1])
+  return numbered.length >= 20 ? numbered.join(' ') : text
+}
+
+export async function showStatus(context: Context): Promise<void> {
+  const recovery = new OwnerRecovery(context.primitives, await context.owner())
+  const status = await recovery.status(now())
+  const { active, pending, plan, holders } = status
+  context.terminal.show(status, [
+    ...(plan === null ? ['No recovery plan. Losing this device loses the data: pod recovery plan'] : previewOf(plan)),
+    ...(active === null ? [] : [`Plan ${active} counts.`]),
+    ...(pending === null
+      ? []
+      : [
+          `Plan ${pending} waits for confirmations; until then ${active === null ? 'nothing counts' : 'the one before it does'}.`,
+        ]),
+    ...holders.map(({ name, kind, confirmed, lastProof, due }) => {
+      const proof = confirmed
+        ? `last shown ${date(lastProof)}${due ? ', MORE THAN A YEAR AGO: ask again' : ''}`
+        : 'NOT CONFIRMED'
+      return `  ${printable(name).padEnd(16)} ${kind.padEnd(13)} ${proof}`
+    }),
+  ])
+}
+
+export async function writeKit(context: Context, path: string): Promise<void> {
+  const recovery = new OwnerRecovery(context.primitives, await context.owner())
+  const kit = await recovery.kit(now())
+  await writeFile(path, kit, { mode: 0o600 })
+  context.terminal.show({ path, bytes: kit.length }, [
+    `${path}: the recovery kit, ${kit.length} bytes. It opens nothing by itself; keep copies where you can be found,`,
+    'beside every backup, and make it anew after changes of devices, collections or policy, and monthly.',
+  ])
+}
+
+export type BeginOptions = Readonly<{ lost?: boolean; stolen?: boolean }>
+
+export async function begin(context: Context, path: string, { lost, stolen }: BeginOptions): Promise<void> {
+  const p = context.primitives
+  if ((lost === true) === (stolen === true)) {
+    throw new Malformed(
+      'were the keys lost, or may somebody else have them? Say --lost or --stolen: it decides what comes after',
+      'data',
+    )
+  }
+  const folder = await context.folder()
+  if ((await OwnerHome.find(p, folder)) !== null) {
+    const detail = `${folder.path} holds an owner already; recover into another place: --home DIR`
+    throw new Rejection('data', 'conflict', detail)
+  }
+  if (((await folder.read(GATHERING))?.length ?? 0) > 0) {
+    throw new Rejection('data', 'conflict', `a recovery is under way in ${folder.path}: pod recovery progress`)
+  }
+  const gathering = await Gathering.begin(p, decodeKit(await fileOf(path, KIT_CAP)), stolen ? 'stolen' : 'lost', now())
+  await folder.write(GATHERING, gathering.save())
+  await showProgress(context)
+}
+
+async function underWay(context: Context): Promise<Gathering> {
+  const folder = await context.folder()
+  const saved = await folder.read(GATHERING)
+  if (saved === null || saved.length === 0)
+    throw new Rejection('data', 'not-found', `no recovery is under way in ${folder.path}: pod recovery begin KIT`)
+  if (saved.length > GATHERING_CAP) throw new Malformed(`${folder.path}/${GATHERING} is damaged`, 'data')
+  return Gathering.restore(context.primitives, saved, now())
+}
+
+export async function showProgress(context: Context): Promise<void> {
+  const gathering = await underWay(context)
+  const code = spokenCode(context.primitives, gathering.request)
+  const progress = gathering.progress()
+  const request = encodeRequest(gathering.request)
+  const document = {
+    request: hex(request),
+    spokenCode: code,
+    expires: gathering.request.expires,
+    routes: progress.map(({ route, complete, passphrase, groups, groupThreshold }) => ({
+      route: route + 1,
+      complete,
+      passphrase,
+      groupThreshold,
+      groups: groups.map(({ have, missing, threshold }) => ({
+        have: have.length,
+        of: have.length + missing.length,
+        threshold,
+      })),
+    })),
+  }
+  context.terminal.show(document, [
+    `Asked for by these words, to be compared by voice:  ${code}`,
+    ...document.routes.flatMap(({ route, complete, groups, groupThreshold, passphrase }) => [
+      `way back ${route}: ${complete ? 'COMPLETE' : `${groupThreshold} of ${groups.length} groups needed`}${passphrase ? ', and its passphrase' : ''}`,
+      ...groups.map(
+        ({ have, of, threshold }, i) => `   group ${i + 1}: ${have} of ${threshold} needed (${of} hold one)`,
+      ),
+    ]),
+    progress.some(({ complete }) => complete)
+      ? 'Next: pod recovery finish'
+      : 'Next: pod recovery request FILE for holders with an app; pod recovery add for each answer or sheet',
+  ])
+}
+
+export async function writeRequest(context: Context, path: string): Promise<void> {
+  const gathering = await underWay(context)
+  await writeFile(path, encodeRequest(gathering.request), { mode: 0o600 })
+  const code = spokenCode(context.primitives, gathering.request)
+  context.terminal.show({ path, spokenCode: code }, [
+    `${path}: send it to each holder, and call: both of you must read the same words.`,
+    `  ${code}`,
+  ])
+}
+
+export type AddOptions = Readonly<{ wordsFile?: string; route: number }>
+
+export async function add(
+  context: Context,
+  answer: string | undefined,
+  { wordsFile, route }: AddOptions,
+): Promise<void> {
+  const gathering = await underWay(context)
+  if ((answer === undefined) === (wordsFile === undefined)) {
+    throw new Malformed('say the file of an answer, or --words-file FILE (- for standard input)', 'data')
+  }
+  if (wordsFile !== undefined) {
+    const { changed } = gathering.addWords(route - 1, await wordsFrom(wordsFile))
+    for (const place of changed) context.terminal.note(`corrected word ${place}: compare it with the sheet`)
+  } else await gathering.addAnswer(await fileOf(answer as string, 64 * 1024))
+  await (await context.folder()).write(GATHERING, gathering.save())
+  await showProgress(context)
+}
+
+export type FinishOptions = Readonly<{ route?: number; routePassphrase?: string; passphrase: boolean }>
+
+/** The owner again, on this device: the same pod, every device that was known revoked, a new plan due. */
+export async function finish(context: Context, options: FinishOptions): Promise<void> {
+  const { terminal, primitives: p, globals } = context
+  const folder = await context.folder()
+  const gathering = await underWay(context)
+  const complete = gathering
+    .progress()
+    .find(each => each.complete && (options.route ?? each.route + 1) === each.route + 1)
+  if (complete === undefined) throw new Rejection('data', 'incomplete', 'not enough shares yet: pod recovery progress')
+  if (gathering.request.purpose === 2) {
+    throw new Rejection(
+      'data',
+      'conflict',
+      'stolen keys end with a new owner key, a new pod and re-sealed data, which this version cannot make yet; --lost gives the same keys back, and whoever stole them still has them',
+    )
+  }
+  const routeSecret = options.routePassphrase === undefined ? null : await secretFromFile(options.routePassphrase)
+  const payload = await terminal.progress('opening the box', () => gathering.open(complete.route, routeSecret))
+  const passphrase = options.passphrase ? await vaultPassphrase(context) : null
+  const home = await OwnerHome.recover(p, folder, {
+    launch: gathering.launch,
+    payload,
+    now: now(),
+    ...(globals.url !== undefined && { url: globals.url }),
+    ...(passphrase !== null && { passphrase }),
+  })
+  await folder.write(GATHERING, new Uint8Array())
+  const { podId } = home.launchConfig
+  terminal.show(
+    { home: folder.path, pod: hex(podId), revoked: payload.devices.map(hex), collections: payload.collections },
+    [
+      `You are back: the owner of pod ${hex(podId)}, in ${folder.path}.`,
+      `${payload.devices.length} devices are revoked with the next unlock: pod unlock --manifest FILE`,
+      'The shares that were used are known to others now: deal a new plan with pod recovery set-up.',
+    ],
+  )
+}
+
+async function vaultPassphrase({ terminal, globals }: Context): Promise<Uint8Array | null> {
+  if (globals.passphraseFile !== undefined) return secretFromFile(globals.passphraseFile)
+  return terminal.newSecret('--passphrase-file FILE or --no-passphrase')
+}
