@@ -1,5 +1,6 @@
 /** The leaf and the client, unchanged, in a real browser. */
 import { join } from 'node:path'
+import { gzipSync } from 'node:zlib'
 import test from 'ava'
 import type { Page } from 'playwright-core'
 import { hex } from '../../attestation/bytes.ts'
@@ -94,6 +95,7 @@ test('a page gets the package as it is: nothing of Node, and nothing in its plac
   const verifier = await browserBundle(verifierEntry, { format: 'esm', minify: true })
   const foreign = verifier.inputs.filter(path => !/^(?:attestation\/|node_modules\/@noble\/|entry\.ts$)/.test(path))
   t.deepEqual(foreign, [])
+  t.true(gzipSync(verifier.code, { level: 9 }).length < 60 * 1024)
   const globals = await page.evaluate(() =>
     ['Buffer', 'process', 'global', 'require'].filter(name => name in globalThis),
   )
