@@ -19,7 +19,7 @@ import {
   type TrustVector,
 } from './ear.ts'
 
-/** Values of draft-ietf-rats-ar4si, section 2.3.4; some mean the same of several claims. */
+/** Values of draft-ietf-rats-ar4si-06, section 2.3.4; some mean the same of several claims. */
 const level = {
   insufficient: 0,
   unknownElements: 1,

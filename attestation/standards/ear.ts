@@ -1,6 +1,6 @@
 /**
  * EAT attestation results (draft-ietf-rats-ear-03; RFC 9711): a verdict in the words that relying parties of other makers
- * understand, with the trustworthiness vector of draft-ietf-rats-ar4si. Claims sets in JSON and in CBOR, and both signed:
+ * understand, with the trustworthiness vector of draft-ietf-rats-ar4si-06. Claims sets in JSON and in CBOR, and both signed:
  * as JWT (RFC 7519) and as CWT (RFC 8392). A set that nobody signed says so in a claim of its own.
  */
 import { base64Url, fromBase64Url, utf8 } from '../bytes.ts'
@@ -51,7 +51,7 @@ export const trustClaims = [
   'sourced-data',
 ] as const
 export type TrustClaim = (typeof trustClaims)[number]
-/** Draft-ietf-rats-ar4si, section 2.3.4; null where no claim is made. */
+/** Of draft-ietf-rats-ar4si-06, section 2.3.4; null where no claim is made. */
 export type TrustVector = Readonly<Record<TrustClaim, number | null>>
 export const noClaims = Object.fromEntries(trustClaims.map(name => [name, null])) as TrustVector
 
