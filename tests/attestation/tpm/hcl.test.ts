@@ -124,3 +124,8 @@ test('no bytes make it throw anything but a refusal', t => {
     { numRuns: 300 },
   )
 })
+
+test('both versions of the report are read', async t => {
+  for (const version of [1, 2]) t.is(await codeOf(() => decodeHcl(hclReport(p, { version }))), null)
+  t.is(await codeOf(() => decodeHcl(hclReport(p, { version: 0 }))), 'unsupported-version')
+})
