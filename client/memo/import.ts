@@ -7,7 +7,7 @@ import { Malformed, Refusal, Rejection, Unavailable } from '../../attestation/er
 import { hash } from '../../attestation/session/transcript.ts'
 import { asFields, asList, asText } from '../data/api.ts'
 import { items } from '../data/items.ts'
-import { saveMemory } from '../data/memories.ts'
+import { type NewMemory, saveMemory } from '../data/memories.ts'
 import type { Session } from '../session/session.ts'
 import { MEMO_V1_PROVENANCE, openV1, openV1WithoutCheckingWhoWroteIt, type V1Opening } from './v1.ts'
 
@@ -75,8 +75,11 @@ export function* entriesOfFile(bytes: Uint8Array): Generator<MemoEntry> {
   const lines = text.split('\n').filter(line => line.trim() !== '')
   const isLines = lines.length > 1 && lines.every(line => line.trim().startsWith('{') && line.trim().endsWith('}'))
   const whole = isLines ? lines.map(parsed) : parsed(text)
-  for (const entry of asList(Array.isArray(whole) ? whole : asFields(whole)['data'])) yield entryOf(entry)
+  for (const entry of Array.isArray(whole) ? whole : listIn(asFields(whole))) yield entryOf(entry)
 }
+
+const listIn = (whole: Readonly<Record<string, unknown>>): readonly unknown[] =>
+  'content' in whole ? [whole] : asList(whole['data'])
 
 const jsonOf = (bytes: Uint8Array): unknown => parsed(utf8Text(bytes) ?? '')
 function parsed(text: string): unknown {
@@ -156,11 +159,30 @@ async function importOne(session: Session, entry: MemoEntry, options: ImportOpti
     ...(entry.description && { description: entry.description }),
     metadata: { ...entry.metadata, ...marks },
   }
+  checkFits(memory)
   try {
     await saveMemory(session, memory, collection)
     return 'imported'
   } catch (error) {
     if (error instanceof Rejection && error.reason.code === 'conflict') return 'known'
     throw error
+  }
+}
+
+/** What the pod takes of a memory. Looked at here, because saves travel together and would be refused together. */
+const MOST = { handle: 128, text: 512 * 1024, description: 4096, metadataName: 64, metadata: 1024 } as const
+
+function checkFits({ handle, text, description = '', metadata }: NewMemory): void {
+  const check = (name: string, value: string, most: number, least = 0) => {
+    if (value.length > most || value.length < least) {
+      throw new Malformed(`its ${name} has ${value.length} characters, and a memory takes ${least} to ${most}`, 'data')
+    }
+  }
+  check('handle', handle ?? '', MOST.handle, 1)
+  check('text', text, MOST.text)
+  check('description', description, MOST.description)
+  for (const [name, value] of Object.entries(metadata ?? {})) {
+    check('metadata', name, MOST.metadataName, 1)
+    check(`metadata "${name}"`, value, MOST.metadata)
   }
 }

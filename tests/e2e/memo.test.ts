@@ -215,10 +215,15 @@ test.serial('a Memo client works unmodified; its packages become memories', asyn
     createdAt: '',
   }
   const { id: foreign } = await stored.create({ type: 'memo-v1', schema: 1, data: theirs })
+  const wordy = { ...theirs, ciphertext: first, description: 'x'.repeat(5000) }
+  const { id: unfit } = await stored.create({ type: 'memo-v1', schema: 1, data: wordy })
   const imported = await command(home, 'memo', 'import', '--key', join(home, 'owner.pem'))
   t.is(imported.code, 10)
   t.is(imported.document['imported'], before.length)
-  t.like((imported.document['refused'] as Json[])[0], { id: foreign })
+  const refusals = (imported.document['refused'] as Json[]).map(({ id, reason }) => [id, reason])
+  t.deepEqual(new Map(refusals as [string, string][]).size, 2)
+  t.regex(String(refusals.find(([id]) => id === foreign)?.[1]), /not of the expected key/)
+  t.regex(String(refusals.find(([id]) => id === unfit)?.[1]), /description has 5000 characters/)
   const memories = []
   for await (const memory of getMemories(session, { handle: 'home' })) memories.push(memory)
   t.is(memories.length, 1)
