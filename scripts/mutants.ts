@@ -17,7 +17,7 @@ const testsOf: Readonly<Record<string, readonly string[]>> = {
   'attestation/event-log': ['tests/attestation/event-log', 'tests/attestation/tpm'],
   'attestation/snp': ['tests/attestation/snp', 'tests/attestation/appraise.test.ts'],
   'attestation/tdx': ['tests/attestation/tdx'],
-  'attestation/tpm': ['tests/attestation/tpm'],
+  'attestation/tpm': ['tests/attestation/tpm', 'tests/attestation/tdx/layers.test.ts'],
   'attestation/session': ['tests/attestation/session', 'tests/client/session'],
   'attestation/log': ['tests/attestation/log'],
   'attestation/standards': ['tests/attestation/standards'],

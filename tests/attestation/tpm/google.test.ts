@@ -178,6 +178,12 @@ const leaves: Readonly<Record<string, readonly [change: Partial<Leaf>, code: Cod
   'a second name': [{ alternativeName: der(0x30, vtpm.subarray(2), der(0x82, utf8('host'))) }, 'malformed'],
   'bytes behind the name': [{ alternativeName: concat(vtpm, Uint8Array.of(5, 0)) }, 'malformed'],
   'a directory name of two': [{ alternativeName: der(0x30, der(0xa4, der(0x30), der(0x30))) }, 'malformed'],
+  'bytes behind a part of the name': [
+    {
+      alternativeName: tcg(der(0x30, bytes('060567810502' + '01'), text('id:474F4F47'), der(5)), attribute(2, 'vTPM')),
+    },
+    'malformed',
+  ],
   'bytes behind the usage': [{ usage: concat(usage, Uint8Array.of(5, 0)) }, 'malformed'],
   'bytes behind the whole instance': [{ instance: concat(instance, Uint8Array.of(5, 0)) }, 'malformed'],
   'no usage': [{ usage: null }, 'chain-invalid'],

@@ -129,3 +129,12 @@ test('both versions of the report are read', async t => {
   for (const version of [1, 2]) t.is(await codeOf(() => decodeHcl(hclReport(p, { version }))), null)
   t.is(await codeOf(() => decodeHcl(hclReport(p, { version: 0 }))), 'unsupported-version')
 })
+
+test('claims that are too long, or cut off, are refused before they are read', async t => {
+  const long = utf8(`"${'x'.repeat(16 * 1024)}"`)
+  t.is(await codeOf(() => decodeHcl(hclReport(p, { claims: long }))), 'malformed')
+  const whole = hclReport(p)
+  const end = 0x4c0 + 20 + claimsOf().length
+  t.is(await codeOf(() => decodeHcl(whole.subarray(0, end))), null)
+  t.is(await codeOf(() => decodeHcl(whole.subarray(0, end - 1))), 'malformed')
+})

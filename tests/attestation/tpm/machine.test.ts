@@ -2,7 +2,7 @@
 import test from 'ava'
 import fc from 'fast-check'
 import { type Appraisal, appraise, AppraisedPod, noCollateral } from '../../../attestation/appraise.ts'
-import { utf8 } from '../../../attestation/bytes.ts'
+import { concat, utf8 } from '../../../attestation/bytes.ts'
 import type { Code } from '../../../attestation/errors.ts'
 import { decodeEventLog } from '../../../attestation/event-log/log.ts'
 import { extender, replayPcrs } from '../../../attestation/event-log/replay.ts'
@@ -203,4 +203,25 @@ test('a key reads back; any change of it is another key or malformed', async t =
     }),
   )
   for (let end = 0; end < item.length; end++) t.truthy(await codeOf(() => decodeTpmKey(item.slice(0, end))))
+})
+
+test("Secure Boot by firmware's own word, where no paravisor has one", async t => {
+  const variable = (on: number): Measurement => ({
+    register: 7,
+    type: 0x80000001,
+    data: concat(
+      new Uint8Array(Buffer.from('61dfe48bca93d211aa0d00e098032b8c', 'hex')),
+      Uint8Array.of(10, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0),
+      new Uint8Array(Buffer.from('SecureBoot', 'utf16le')),
+      Uint8Array.of(on),
+    ),
+  })
+  const rules = {
+    secureBoot: { require: 'on' },
+    selection: { bank: 'SHA-256', pcrs: [...pcrs, 7].toSorted((a, b) => a - b) },
+  } as const
+  const of = async (on: number) =>
+    code(await verdict({ items: await tpm.evidence([...boot, variable(on)], rules.selection.pcrs, nonce), rules }))
+  t.is(await of(1), null)
+  t.is(await of(0), 'platform-info')
 })

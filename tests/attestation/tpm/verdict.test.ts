@@ -115,6 +115,15 @@ const refused: Readonly<Record<string, readonly [Change, Code]>> = {
   'a policy without a paravisor': [{ rules: null }, 'product'],
   'no quote': [{ items: without('tpm-quote') }, 'evidence-missing'],
   'a quote that nobody vouches for': [{ items: without('hcl') }, 'evidence-missing'],
+  'a bare report with a quote of nobody knows whose key': [
+    {
+      items: items => [
+        ['snp-report', (items[0] as EvidenceItem)[1].slice(0x20, 0x4c0)],
+        ...without('hcl')(items).filter(([kind]) => kind !== 'tcg-log'),
+      ],
+    },
+    'evidence-missing',
+  ],
   'a bare report under a policy for paravisors': [
     { items: items => [['snp-report', (items[0] as EvidenceItem)[1].slice(0x20, 0x4c0)]] },
     'evidence-missing',
