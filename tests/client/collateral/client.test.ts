@@ -20,6 +20,7 @@ import {
   goodPlatform,
   goodQeIdentity,
   goodTcbInfo,
+  issueIntel,
   issueIntelList,
   mintKey,
   signDocument,
@@ -30,15 +31,24 @@ import { decodeReport } from '../../../attestation/snp/report.ts'
 import { type Product, productLine } from '../../../attestation/snp/tcb.ts'
 import { decodeBundle, encodeBundle } from '../../../attestation/standards/bundle.ts'
 import { decodeQuote } from '../../../attestation/tdx/quote.ts'
-import { amdChain, amdList, amdVcek, intelPckList, intelRootList, intelTcbInfo } from '../../../attestation/vendors.ts'
-import { type CollateralCache, memoryCache } from '../../../client/collateral/cache.ts'
+import {
+  amdChain,
+  amdList,
+  amdVcek,
+  intelPckList,
+  intelQeIdentity,
+  intelRootList,
+  intelTcbInfo,
+  vendorUrl,
+} from '../../../attestation/vendors.ts'
+import { type CollateralCache, loadAnswer, memoryCache, saveAnswer } from '../../../client/collateral/cache.ts'
 import {
   CollateralClient,
   type CollateralClientOptions,
   type Completion,
   demandsOf,
 } from '../../../client/collateral/client.ts'
-import { retryAfterSeconds } from '../../../client/collateral/service.ts'
+import { retryAfterSeconds, VendorService } from '../../../client/collateral/service.ts'
 import * as intel from '../../support/intel.ts'
 import { good, keys, NOW, rootAuthority, type Variation } from '../../support/silicon.ts'
 import { testClock } from '../../support/stand-in.ts'
@@ -503,6 +513,17 @@ const wrongIntel: Readonly<
       service.publish(intelPckList('platform'), { body: own.pckCrl as Uint8Array, chain })
     },
   },
+  'a list of an authority that nobody made': {
+    code: 'chain-invalid',
+    set: async (service, { root }) => {
+      const { authority } = intel.requests()
+      const issuer = { ...authority.issuer, privateKey: otherKey.privateKey }
+      const made = await issueIntel({ ...authority, issuer, publicKey: otherKey.publicKey })
+      const own = { commonName: authority.commonName, privateKey: otherKey.privateKey }
+      const body = await issueIntelList(own, validityOf.list(NOW))
+      service.publish(intelPckList('platform'), { body, chain: [made, root] })
+    },
+  },
   "the authority's list where the root's belongs": {
     code: 'crl-invalid',
     set: (service, { own }) => service.publish(intelRootList, { body: own.pckCrl as Uint8Array }),
@@ -627,6 +648,32 @@ test('a cache is believed no more than the network', async t => {
   service.asked.length = 0
   await complete(clientOf(service, { cache: spoilt(document => document) }), subject)
   t.is(service.asked.length, 2)
+})
+
+test('a document stands for its own address alone: one evaluation is not another', async t => {
+  const kept = new Map<string, Uint8Array>()
+  const cache: CollateralCache = {
+    load: async name => kept.get(name) ?? null,
+    save: async (name, document) => void kept.set(name, document),
+  }
+  const [standard, early] = [intelQeIdentity('standard'), intelQeIdentity('early')]
+  const answer = { body: Uint8Array.of(1), chain: 'chain' }
+  await saveAnswer(intel.p, cache, standard, answer, NOW)
+  t.deepEqual(await loadAnswer(intel.p, cache, standard), { ...answer, fetched: NOW, address: vendorUrl(standard) })
+  const [[name, document]] = kept as unknown as [[string, Uint8Array]]
+  await saveAnswer(intel.p, cache, early, answer, NOW)
+  for (const other of kept.keys()) kept.set(other, document)
+  t.is(await loadAnswer(intel.p, cache, early), null)
+  t.regex(name, /^[0-9a-f]{64}$/)
+})
+
+test('no address but those of the table is asked, whoever asks for it', async t => {
+  const service = new VendorService({ fetch: () => t.fail() as never })
+  for (const path of ['/vcek/v1/Venice/crl', '/vcek/v1/Genoa/crl?x', '//example.com/'])
+    await t.throwsAsync(service.get({ source: 'amd', path }), {
+      instanceOf: TypeError,
+      message: /no address of the table/,
+    })
 })
 
 // What the evidence carries
