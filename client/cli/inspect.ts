@@ -261,10 +261,13 @@ function caveat(fresh: boolean): string {
 }
 
 /** What whoever reads a refusal does next, where that is not plain. */
-const hint = ({ reason }: Refusal, policy: string): string =>
-  reason.code === 'unvouched' && policy === 'own-machine'
-    ? '; in front of the machine, write its policy: pod policy own-machine --from FILE > mine.json'
-    : ''
+function hint({ reason: { code } }: Refusal, policy: string, file: string): string {
+  if (code === 'unvouched' && policy === 'own-machine')
+    return '; in front of the machine, write its policy: pod policy own-machine --from FILE > mine.json'
+  if (code === 'collateral-missing' || code === 'collateral-expired')
+    return `; complete it: pod collateral fetch ${file}`
+  return ''
+}
 
 function describeBundle(context: Context, { files, items, attests }: Bundle) {
   return {
@@ -296,7 +299,8 @@ async function inspectFiles(context: Context, paths: readonly string[], options:
   const refusal = verdict.accepted ? null : refusalOf(verdict)
   const exit = refusal === null ? 0 : exitCode(refusal)
   for (const step of verdict.steps) terminal.step(step)
-  const about = refusal === null ? caveat(asked !== null) : `Refused: ${refusal.message}${hint(refusal, name)}`
+  const about =
+    refusal === null ? caveat(asked !== null) : `Refused: ${refusal.message}${hint(refusal, name, paths[0] ?? 'FILE')}`
   terminal.show(
     {
       ...described,

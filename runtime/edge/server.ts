@@ -153,9 +153,10 @@ export async function startEdge(
     const path = url.startsWith('/o/') ? url.replace(prefix, '') : url
     if (path.startsWith('/pas/')) return carrier.handle(path, request, response)
     const startedAt = now()
-    const route = relay !== null && path.startsWith('/collateral/') ? 'collateral' : 'rest'
+    const relayed = relay !== null && path.startsWith('/collateral/')
+    const route = relayed ? 'collateral' : 'rest'
     response.once('close', () => metrics.answered(route, response.statusCode, now() - startedAt))
-    if (relay !== null && route === 'collateral') return void relay.handle(path.slice(1), request, response)
+    if (relayed) return void relay.handle(path.slice(1), request, response)
     request.url = path
     void rest(request, response)
   })

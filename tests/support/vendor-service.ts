@@ -87,6 +87,8 @@ export class VendorStandIn implements AsyncDisposable {
   #answer(request: IncomingMessage, response: ServerResponse): void {
     const path = request.url ?? ''
     this.asked.push(path)
+    // On a machine under load an idle connection ends just when it is used again: a try that no test asked for.
+    response.setHeader('connection', 'close')
     const published = this.#published.get(path)
     const trouble = this.#troubles.shift()
     if (trouble !== undefined) this.#misbehave(trouble, published, response)

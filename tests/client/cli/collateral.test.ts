@@ -117,6 +117,7 @@ test('a bare report, and a bare quote, become bundles that are accepted without 
     const before = await run(folder, ['inspect', file, '--policy', policy, '--json'])
     t.is(before.code, 10, before.err)
     t.like(before.shown['refusal'], { code: 'collateral-missing' })
+    t.true(String(before.shown['about']).endsWith(`; complete it: pod collateral fetch ${file}`))
 
     const fetched = await run(folder, ['collateral', 'fetch', file, '--via', service.url, '--policy', policy, '--json'])
     t.is(fetched.code, 0, fetched.err)

@@ -2,6 +2,9 @@
 // what it makes of every kind of trouble on the way.
 import 'reflect-metadata'
 import { Extension } from '@peculiar/x509'
+import { mkdtemp, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import {
   appraise,
@@ -49,6 +52,7 @@ import {
   demandsOf,
 } from '../../../client/collateral/client.ts'
 import { retryAfterSeconds, VendorService } from '../../../client/collateral/service.ts'
+import { examplesOf, onSources } from '../../support/examples.ts'
 import * as intel from '../../support/intel.ts'
 import { good, keys, NOW, rootAuthority, type Variation } from '../../support/silicon.ts'
 import { testClock } from '../../support/stand-in.ts'
@@ -193,6 +197,19 @@ test('from a bare TDX quote to an acceptance, and as one bundle offline', async 
   const asked = service.asked.length
   await complete(clientOf(service), { ...subject, given: { ...subject.given, collateral: file.collateral } })
   t.is(service.asked.length, asked, 'what is whole needs nobody')
+})
+
+test('the example of client/README.md does what it says', async t => {
+  await using service = await VendorStandIn.start()
+  const { evidence, given } = await tdx(service)
+  const [example] = examplesOf('client/README.md')
+  const file = join(await mkdtemp(join(tmpdir(), 'pod-example-')), 'example.ts')
+  await writeFile(file, onSources(example as string))
+  const { judge } = (await import(file)) as {
+    judge(evidence: Uint8Array, policy: Policy, nonce: Uint8Array, now: number, via: string): Promise<unknown>
+  }
+  const told = await judge(evidence, given.policy, given.nonce, given.now, service.url)
+  t.deepEqual(told, { accepted: true, notes: [] })
 })
 
 test('a platform of one processor is listed by another authority', async t => {
