@@ -186,6 +186,7 @@ function lesserPolicies(policy: Policy): readonly Readonly<{ policy: Policy; wit
     tdx: tdx && waived(tdx),
     vtpm: vtpm && { ...waived(vtpm), hardware: vtpm.hardware, vouches: waived(vtpm.vouches) },
   } as Written as Policy
+  if (vtpm !== null && 'waive' in vtpm.hardware) return [{ policy: nothing, without: [] }]
   const anyCollateral = { collateral: { require: { minimumEvaluationDataNumber: 0 } } } as const
   const collateral = { ...nothing, tdx: nothing.tdx && { ...nothing.tdx, ...anyCollateral } }
   return [

@@ -19,9 +19,12 @@ import { decodeCertificateTable, encodeCertificateTable } from '../../../attesta
 import { encodeBundle } from '../../../attestation/standards/bundle.ts'
 import { decodeEar, parseEar } from '../../../attestation/standards/ear.ts'
 import { encodeCorim } from '../../../attestation/standards/corim.ts'
+import { mintTpm } from '../../../attestation/silicon/tpm.ts'
 import { encodeTpmQuote } from '../../../attestation/tpm/item.ts'
 import { platformPin } from '../../../attestation/tpm/key.ts'
+import { platformPin } from '../../../attestation/tpm/key.ts'
 import { bundle, FILE_CAP, readBundle, readCapped, recognise } from '../../../client/cli/evidence-files.ts'
+import { machinePolicy } from '../../../client/cli/machine-policy.ts'
 import { policyText } from '../../../client/cli/policies.ts'
 import { claimsOf, hclReport } from '../../support/hcl.ts'
 import { good, launch, nonce, NOW, p } from '../../support/silicon.ts'
@@ -356,6 +359,27 @@ test('simulated silicon by a policy file that names its root: accepted as what i
   const noTpm = await inspect([...files, ...rules, '--reference-values', ofTpm])
   t.is(noTpm.code, 30)
   t.regex(JSON.stringify(noTpm.shown['error']), /no rules for a TPM/)
+})
+
+test("a TPM's evidence: refused by the preset with what to do next, accepted by the machine's own policy", async t => {
+  const tpm = await mintTpm(p)
+  const pcrs = [0, 2, 4, 11, 12]
+  const boot = pcrs.map(register => ({ register, type: 0x0d, data: utf8(`part ${register}`) }))
+  const file = await written('own', encodeEvidence(await tpm.evidence(boot, pcrs, nonce)))
+  const refused = await inspect([file])
+  t.is(refused.code, 10)
+  t.like(refused.shown, { policy: 'own-machine', provenWithout: [], validUntil: null })
+  t.like(refused.shown['refusal'], { code: 'unvouched' })
+  t.regex(String(refused.shown['about']), /pod policy own-machine --from FILE/)
+  t.like(refused.shown['claims'], { platform: 'tpm', pin: hex(platformPin(p, tpm.public)) })
+  const policy = ['--policy', await written('mine.json', await machinePolicy(p, 'own-machine', [file]))]
+  const { code, shown } = await inspect([file, ...policy, '--nonce', hex(nonce)])
+  t.is(code, 0)
+  const steps = shown['steps'] as Shown[]
+  t.true(steps.some(({ rule, outcome }) => rule === 'vtpm.hardware' && outcome === 'waived'))
+  const stale = await inspect([file, ...policy, '--nonce', 'ab'.repeat(64)])
+  t.like(stale.shown['refusal'], { code: 'binding' })
+  t.like((await inspect([file, '--policy', 'bare-metal'])).shown['refusal'], { step: 'product', code: 'product' })
 })
 
 test('bad options and unsupported quotes: exit 30 and 20, no stack', async t => {
