@@ -48,7 +48,7 @@ function testsFor(file: string): string[] {
 /** Null where the time was up before the tests ended: neither noticed nor not. */
 function pass(root: string, tests: readonly string[]): Promise<boolean | null> {
   const ava = join(root, 'node_modules', 'ava', 'entrypoints', 'cli.js')
-  const child = spawn(process.execPath, [ava, '--fail-fast', '--concurrency', '1', ...tests], {
+  const child = spawn(process.execPath, [ava, '--fail-fast', '--concurrency', '1', '--timeout', '3m', ...tests], {
     cwd: root,
     stdio: 'ignore',
   })
