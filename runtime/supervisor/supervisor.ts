@@ -46,6 +46,8 @@ interface Generation {
   readonly legacy: HandoverPipe
   /** One of the two has ended. */
   broken: boolean
+  /** What the keyholder said before it counted: it answers clients while its api still starts. Null from then on. */
+  early: [verb: RoleVerb, diskKey: Uint8Array][] | null
 }
 
 /** Doubling pauses between restarts, so that a role which cannot start does not take the machine with it. */
@@ -134,9 +136,11 @@ export class Supervisor {
   /** The api comes second: it must find this keyholder's socket, not the predecessor's. */
   async #startGeneration(inheritance: HandoverPipe): Promise<Generation> {
     const legacy = handoverPipe(this.#options.runDir)
+    const early: Generation['early'] = []
     let generation: Generation | null = null
     const onVerb = (verb: RoleVerb, diskKey: Uint8Array) => {
-      if (generation !== null) this.#onKeyholderVerb(generation, verb, diskKey)
+      if (generation === null || generation.early !== null) early.push([verb, diskKey])
+      else this.#onKeyholderVerb(generation, verb, diskKey)
     }
     try {
       const keyholder = await this.#startRole('keyholder', [inheritance.readEnd, legacy.writeEnd], onVerb)
@@ -144,7 +148,7 @@ export class Supervisor {
         keyholder.kill()
         throw error
       })
-      const made: Generation = { keyholder, api, legacy, broken: false }
+      const made: Generation = { keyholder, api, legacy, broken: false, early }
       generation = made
       for (const role of [keyholder, api]) void role.ended.then(() => this.#onCoreEnded(made))
       return made
@@ -161,6 +165,7 @@ export class Supervisor {
     generation.keyholder.kill()
     generation.api.kill()
     generation.legacy.close()
+    for (const [, diskKey] of generation.early ?? []) diskKey.fill(0)
   }
 
   #onKeyholderVerb(from: Generation, verb: RoleVerb, diskKey: Uint8Array): void {
@@ -171,9 +176,12 @@ export class Supervisor {
     else if (verb === 'O') void this.#inTurn(() => this.#openStorage(from, diskKey))
   }
 
-  /** From now on this generation's verbs count; its end, even one that came already, is a crash. */
+  /** From now on this generation's verbs count, those it said before too; its end, even one that came already, is a crash. */
   #adopt(generation: Generation): void {
     this.#current = generation
+    const early = generation.early ?? []
+    generation.early = null
+    for (const [verb, diskKey] of early) this.#onKeyholderVerb(generation, verb, diskKey)
     if (generation.broken) this.#onCoreEnded(generation)
   }
 

@@ -191,6 +191,35 @@ test('a disk key that is still on its way when the pod is locked opens nothing',
   rmSync(runDir, { recursive: true })
 })
 
+test('a disk key that comes while the api still starts opens the disk as soon as it has started', async t => {
+  const runDir = mkdtempSync(join(tmpdir(), 'sup-'))
+  const { launcher, keyholder } = puppets()
+  let apiReady = () => {}
+  const slowApi: Launcher = {
+    start(role, descriptors) {
+      if (role !== 'api') return launcher.start(role, descriptors)
+      const control = new Duplex({ read() {}, write: (_chunk, _encoding, done) => done() })
+      apiReady = () => void control.push(Buffer.from('r', 'latin1'))
+      const { promise: ended, resolve } = Promise.withResolvers<boolean>()
+      return { role, control: control as Socket, ended, terminate: () => resolve(true), kill: () => resolve(false) }
+    },
+  }
+  const keys: Uint8Array[] = []
+  const storage: Storage = { open: async key => void keys.push(Uint8Array.from(key)), close: async () => {} }
+  const supervisor = new Supervisor({ launcher: slowApi, storage, runDir, report: () => {} })
+  const started = supervisor.start()
+  await sleep(10)
+  keyholder(`O${'k'.repeat(32)}`)
+  await sleep(10)
+  t.is(keys.length, 0)
+  apiReady()
+  await started
+  while (keys.length === 0) await sleep(5)
+  t.deepEqual(keys, [new Uint8Array(Buffer.from('k'.repeat(32)))])
+  await supervisor.stop()
+  rmSync(runDir, { recursive: true })
+})
+
 test('storage that does not open is said, and the pod stays up', async t => {
   const { say, log, events, until } = await pod(t, { open: () => Promise.reject(new Error('no such disk')) })
   say('O')
