@@ -52,6 +52,10 @@ image *args:
 reproduce:
     npm run image:reproduce --silent
 
+# start the image in a virtual machine on this computer
+vm *args:
+    npm run vm --silent -- {{args}}
+
 # make the lock of the image's inputs anew, and show what changes
 relock:
     npm run image:relock --silent

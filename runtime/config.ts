@@ -46,7 +46,8 @@ export const podConfig = z.strictObject({
 export type PodConfig = z.infer<typeof podConfig>
 
 const edge = z.strictObject({ listen, collateralRelay })
-const keyholder = z.strictObject({ launchConfig: absolutePath, attester, manifestVersion: z.int().min(1) })
+/** `manifestVersion` is 0 where the release alone says it. */
+const keyholder = z.strictObject({ launchConfig: absolutePath, attester, manifestVersion: z.int().min(0) })
 /** `databaseUrl` names a role without DDL or file access; it answers only once the disk is open. */
 const api = z.strictObject({ databaseUrl: z.string(), dataDir: absolutePath })
 /** `adminUrl` may change the schema; `apiRole` is the role that gets rights on its tables, null on an outside server. */

@@ -9,6 +9,7 @@ import { equal } from '../attestation/bytes.ts'
 import { nodePrimitives } from '../attestation/primitives/node.ts'
 import {
   type ManifestBody,
+  type ManifestEntry,
   openReferenceValues,
   ReferenceValues,
   signReferenceValues,
@@ -20,7 +21,7 @@ import type { StateFolder } from '../client/owner/folder.ts'
 const p = nodePrimitives(crypto)
 const YEAR_SECONDS = 365 * 24 * 3600
 const ED25519 = 1
-const NO_TCB_FLOOR: ManifestBody['entries'][number]['minTcb'] = []
+const NO_TCB_FLOOR: ManifestEntry['minTcb'] = []
 
 export interface Installation {
   readonly folder: StateFolder
@@ -28,10 +29,19 @@ export interface Installation {
   readonly releaseKey: Uint8Array
   /**
    * The signed manifest that names this measurement, and its version. A measurement that is not the last one's gets the
-   * next version: versions only rise. `renew` signs again, under the next version, what nears its end.
+   * next version: versions only rise. What nears its end is signed again, under the next version.
    */
-  manifestFor(measurement: Uint8Array, now: number): Promise<{ bytes: Uint8Array; version: number }>
+  manifestFor(measured: Measured, now: number): Promise<{ bytes: Uint8Array; version: number }>
 }
+
+/** What a manifest of this installation says of its one machine. */
+export type Measured = Readonly<{ tee: ManifestEntry['tee']; flags: ManifestEntry['flags']; measurement: Uint8Array }>
+
+export const snpMeasured = (measurement: Uint8Array): Measured => ({
+  tee: 'simulated-snp',
+  flags: ['host-data', 'alias-check'],
+  measurement,
+})
 
 /** Opens the installation in a folder, or makes it. */
 export async function openInstallation(folder: StateFolder): Promise<Installation> {
@@ -46,9 +56,11 @@ export async function openInstallation(folder: StateFolder): Promise<Installatio
   return {
     folder,
     releaseKey,
-    async manifestFor(measurement, now) {
+    async manifestFor({ tee, flags, measurement }, now) {
       const known = await last()
-      const names = known?.body.entries.some(({ measurements }) => measurements.some(each => equal(each, measurement)))
+      const names = known?.body.entries.some(
+        each => each.tee === tee && each.measurements.some(known => equal(known, measurement)),
+      )
       if (known !== null && names && known.body.expires > now + YEAR_SECONDS / 12) {
         return { bytes: known.bytes, version: known.body.version }
       }
@@ -63,9 +75,9 @@ export async function openInstallation(folder: StateFolder): Promise<Installatio
           minVersion: version,
           entries: [
             {
-              tee: 'simulated-snp',
+              tee,
               measurements: [measurement],
-              flags: ['host-data', 'alias-check'],
+              flags,
               minTcb: NO_TCB_FLOOR,
             },
           ],

@@ -11,12 +11,20 @@ import { createInterface } from 'node:readline'
 import { equal, hex } from '../attestation/bytes.ts'
 import { Unavailable } from '../attestation/errors.ts'
 import { nodePrimitives } from '../attestation/primitives/node.ts'
+import type { Silicon } from '../attestation/silicon/silicon.ts'
 import { platformPin } from '../attestation/snp/rules.ts'
 import type { StateFolder } from '../client/owner/folder.ts'
 import { type OpenOwner, OwnerHome } from '../client/owner/home.ts'
 import type { PodConfig } from '../runtime/config.ts'
 import type { SupervisorEvent } from '../runtime/supervisor/supervisor.ts'
-import { installedSilicon, measureRoles, openInstallation } from './installation.ts'
+import {
+  type Installation,
+  installedSilicon,
+  type Measured,
+  measureRoles,
+  openInstallation,
+  snpMeasured,
+} from './installation.ts'
 
 const p = nodePrimitives(crypto)
 const LOG_KEPT_BYTES = 16 * 1024
@@ -56,9 +64,15 @@ export interface LocalPod {
   stop(): Promise<void>
 }
 
+/** The machine that an owner is to trust: what it measures, and the chip that will say so. */
+export type Trusted = Readonly<{ measured: Measured; rootSha256: Uint8Array; pin: Uint8Array }>
+
 /** The owner in the folder, made now where there is none, who trusts this installation's silicon and release key. */
-async function ensureOwner(options: LocalPodOptions, measurement: Uint8Array, now: number) {
-  const { folder, onStage = () => {} } = options
+export async function ensureOwner(
+  { folder, passphrase, onStage = () => {} }: Pick<LocalPodOptions, 'folder' | 'passphrase' | 'onStage'>,
+  trusted: (installation: Installation) => Promise<Trusted>,
+  now: number,
+) {
   const installation = await openInstallation(await folder.folder('local'))
   let home = await OwnerHome.find(p, folder)
   if (home === null) {
@@ -66,15 +80,18 @@ async function ensureOwner(options: LocalPodOptions, measurement: Uint8Array, no
     const release = { threshold: 1, keys: [{ algorithm: 1 as const, key: installation.releaseKey }] }
     home = await OwnerHome.create(p, folder, { release, minManifest: 1 })
   }
-  const silicon = await installedSilicon(join(installation.folder.path, 'silicon'), now)
-  const manifest = await installation.manifestFor(measurement, now)
+  const { measured, rootSha256, pin } = await trusted(installation)
+  const manifest = await installation.manifestFor(measured, now)
   await home.adoptManifest(manifest.bytes)
-  await home.trustSimulatedRoot(silicon.rootSha256)
-  const owner = await home.unlock(options.passphrase)
+  await home.trustSimulatedRoot(rootSha256)
+  const owner = await home.unlock(passphrase)
   // The chip is this installation's own: nobody has to be asked whether it is the right one.
-  await owner.approvePlatform(platformPin(p, silicon.chipId))
-  return { installation, owner, manifest, chipId: silicon.chipId }
+  await owner.approvePlatform(pin)
+  return { installation, owner, manifest }
 }
+
+export const siliconOf = (installation: Installation, now: number): Promise<Silicon> =>
+  installedSilicon(join(installation.folder.path, 'silicon'), now)
 
 /** What the roles said to people: their structured log is for machines. */
 const plainLines = (log: string): string =>
@@ -96,7 +113,13 @@ export async function startLocalPod(options: LocalPodOptions): Promise<LocalPod>
   const now = Math.floor(Date.now() / 1000)
   onStage('measuring the roles, signing the reference values')
   const measurement = measureRoles(options.signedRolesDir ?? rolesDir)
-  const { installation, owner, manifest, chipId } = await ensureOwner(options, measurement, now)
+  let chipId = new Uint8Array()
+  const trusted = async (installation: Installation): Promise<Trusted> => {
+    const silicon = await siliconOf(installation, now)
+    chipId = new Uint8Array(silicon.chipId)
+    return { measured: snpMeasured(measurement), rootSha256: silicon.rootSha256, pin: platformPin(p, silicon.chipId) }
+  }
+  const { installation, owner, manifest } = await ensureOwner(options, trusted, now)
 
   const { namespace, launchConfig: identity } = owner.home
   // A pod that a backup is to go into begins with nothing, and what the one before it had stays where it was.

@@ -88,7 +88,7 @@ export async function initrdTree(ingredients: Ingredients): Promise<FileTree> {
 }
 
 /** Of busybox, only what the files of the root call, by name. */
-const applets = ['init', 'sh', 'mount', 'insmod', 'ip', 'udhcpc', 'sync', 'true', 'false'] as const
+const applets = ['init', 'sh', 'mount', 'insmod', 'ip', 'mkfifo', 'sync', 'true', 'false'] as const
 
 function addRole(tree: FileTree, name: string, role: RoleContents, ingredients: Ingredients): void {
   const under = `/roles/${name}`

@@ -1,7 +1,7 @@
 /** A private PostgreSQL server: one data directory, one unix socket, no network. */
 import { execFile, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { findPackageJSON } from 'node:module'
 import { dirname, join, relative } from 'node:path'
 import type { Readable } from 'node:stream'
@@ -219,7 +219,10 @@ async function makeCluster(programs: Programs, options: ServerOptions): Promise<
 
 /** Who may connect as whom. */
 function writeAccess(sockets: string, { peers }: Programs): void {
-  const write = (name: string, text: string) => writeFileSync(join(sockets, name), text, { mode: 0o644 })
+  const write = (name: string, text: string) => {
+    writeFileSync(join(sockets, name), text)
+    chmodSync(join(sockets, name), peers === null ? 0o600 : 0o644) // the folder says who comes in
+  }
   write('postgresql.conf', '')
   write('pg_hba.conf', peers === null ? 'local all all scram-sha-256\n' : `local ${DATABASE} all peer map=pod\n`)
   write('pg_ident.conf', peers === null ? '' : `pod ${peers.api} ${API}\npod ${peers.migrate} ${ADMIN}\n`)

@@ -1,6 +1,7 @@
 /**
  * supervisor --config FILE: starts a pod from the role bundles that lie beside this one, reports as JSON lines on
- * stdout, and on SIGTERM or SIGINT locks the pod and ends it.
+ * stdout, and on SIGTERM or SIGINT locks the pod and ends it. Without a file it is the image's, and refuses to be
+ * anything less.
  */
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
@@ -11,7 +12,9 @@ import { fileURLToPath } from 'node:url'
 import { exitCode, Rejection } from '../../attestation/errors.ts'
 import { type PodConfig, podConfig, readConfig, type RoleConfigs } from '../config.ts'
 import { serverAccess } from '../store/server.ts'
+import { isImage, startImage } from './image.ts'
 import { childProcessLauncher } from './launcher.ts'
+import { powerOff } from './machine.ts'
 import { outsideServer, privateServer } from './storage.ts'
 import { Supervisor } from './supervisor.ts'
 
@@ -44,11 +47,9 @@ function holdDataDir(dataDir: string): Promise<void> {
   })
 }
 
-async function main(): Promise<void> {
-  process.umask(0o077)
+async function startHere(file: string): Promise<void> {
   // A core file would hold whatever the process held; roles inherit the limit.
   execFileSync('prlimit', ['--pid', String(process.pid), '--core=0:0'])
-  const file = process.argv[process.argv.indexOf('--config') + 1] ?? ''
   const config = readConfig(podConfig, file)
   if (Buffer.byteLength(config.runDir) > RUN_DIR_CAP) {
     throw new Rejection(
@@ -73,6 +74,14 @@ async function main(): Promise<void> {
   process.once('SIGTERM', end)
   process.once('SIGINT', end)
   await supervisor.start()
+}
+
+async function main(): Promise<void> {
+  process.umask(0o077)
+  const at = process.argv.indexOf('--config')
+  if (at >= 0) return startHere(process.argv[at + 1] ?? '')
+  if (!isImage()) throw new Rejection('data', 'configuration', 'expected --config FILE: this is not the image of a pod')
+  await startImage().catch(error => powerOff(error instanceof Error ? error.message : String(error)))
 }
 
 main().catch(error => {

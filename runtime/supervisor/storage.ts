@@ -5,7 +5,7 @@ import type { Launcher } from './launcher.ts'
 import type { Storage } from './supervisor.ts'
 
 /** The schema is brought up by a process of its own: the supervisor speaks no database protocol. */
-async function migrate(launcher: Launcher): Promise<void> {
+export async function migrate(launcher: Launcher): Promise<void> {
   if (!(await launcher.start('migrate', []).ended)) throw new Error('the schema could not be brought up')
 }
 

@@ -11,7 +11,7 @@ import { rootCredential } from '../../attestation/session/credentials.ts'
 import { encodeLaunchConfig, launchHash } from '../../attestation/session/launch.ts'
 import { acceptAuth, answerHello, decodeAuth, finishHello, sealFin } from '../../attestation/session/pod.ts'
 import { routingId } from '../../attestation/session/transcript.ts'
-import { installedSilicon, openInstallation } from '../installation.ts'
+import { installedSilicon, openInstallation, snpMeasured } from '../installation.ts'
 import { cpuMicroseconds, cpuMicrosecondsSync } from './measure.ts'
 import { median, type Row } from './rows.ts'
 import type { StateFolder } from '../../client/owner/folder.ts'
@@ -104,7 +104,7 @@ export async function benchHandshake(folder: StateFolder): Promise<Row[]> {
     minManifest: 1,
   })
   const measurement = p.random(48)
-  const { bytes } = await installation.manifestFor(measurement, now)
+  const { bytes } = await installation.manifestFor(snpMeasured(measurement), now)
   const manifest = await openReferenceValues(p, bytes, { threshold: 1, keys: [[1, installation.releaseKey]] })
   const launched = launchHash(p, launch)
   const policy = simulationPolicy(

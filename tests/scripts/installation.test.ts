@@ -7,7 +7,7 @@ import { equal } from '../../attestation/bytes.ts'
 import { openReferenceValues, ReferenceValues } from '../../attestation/reference-values.ts'
 import { nodePrimitives } from '../../attestation/primitives/node.ts'
 import { StateFolder } from '../../client/owner/folder.ts'
-import { measureRoles, openInstallation } from '../../scripts/installation.ts'
+import { measureRoles, openInstallation, snpMeasured } from '../../scripts/installation.ts'
 
 const p = nodePrimitives(crypto)
 const temporary = () => mkdtempSync(join(tmpdir(), 'silicon-'))
@@ -45,12 +45,12 @@ test("the installation's release key signs a next version for each new measureme
   const [a, b] = [new Uint8Array(48).fill(1), new Uint8Array(48).fill(2)]
   const open = async () => openInstallation(await StateFolder.open(folder))
   const first = await open()
-  t.is((await first.manifestFor(a, 1000)).version, 1)
-  t.is((await first.manifestFor(a, 2000)).version, 1)
-  const second = await (await open()).manifestFor(b, 3000)
+  t.is((await first.manifestFor(snpMeasured(a), 1000)).version, 1)
+  t.is((await first.manifestFor(snpMeasured(a), 2000)).version, 1)
+  const second = await (await open()).manifestFor(snpMeasured(b), 3000)
   t.is(second.version, 2)
   t.deepEqual((await open()).releaseKey, first.releaseKey)
-  t.is((await first.manifestFor(b, 3000 + 360 * 24 * 3600)).version, 3, 'signed again before it ends')
+  t.is((await first.manifestFor(snpMeasured(b), 3000 + 360 * 24 * 3600)).version, 3, 'signed again before it ends')
   const release = { threshold: 1, keys: [[1, first.releaseKey]] as const }
   t.is(ReferenceValues.body(await openReferenceValues(p, second.bytes, release)).entries[0]?.measurements[0]?.[0], 2)
 })
