@@ -27,7 +27,7 @@ import { measure, type Offers, productOf } from './measurements.ts'
 import { beside, cacheFolder, ownersOf, type Progress, unpacked } from './packages.ts'
 import { sbom } from './sbom.ts'
 import { Kernel, Sysroot } from './sysroot.ts'
-import { runTool, toolsTree } from './tools.ts'
+import { checkMachine, runTool, toolsTree } from './tools.ts'
 import type { FileTree } from './tree.ts'
 import { unifiedKernelImage } from './uki.ts'
 
@@ -277,6 +277,7 @@ export async function buildImage(options: BuildOptions): Promise<'built' | 'cach
   const cached = join(images, inputsKey(options))
   const fresh = beside(options.out)
   try {
+    checkMachine()
     mkdirSync(dirname(options.out), { recursive: true })
     const known = !options.fresh && existsSync(cached)
     if (known) {

@@ -19,8 +19,19 @@ export const cacheFolder = (): string =>
 
 export type Progress = (line: string) => void
 
+const unfinished = new Set<string>()
+
 /** A name beside the final one, so that a rename makes it whole. */
-export const beside = (path: string): string => `${path}.${randomBytes(6).toString('hex')}.tmp`
+export function beside(path: string): string {
+  const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`
+  unfinished.add(temporary)
+  return temporary
+}
+
+/** For a build that is told to end: nothing is left of what was not whole. */
+export function dropUnfinished(): void {
+  for (const path of unfinished) rmSync(path, { recursive: true, force: true })
+}
 
 export function writeWhole(path: string, data: string | Uint8Array): void {
   const temporary = beside(path)

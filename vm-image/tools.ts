@@ -40,14 +40,18 @@ function isElf(path: string): boolean {
 
 export type Command = Readonly<{ file: string; args: readonly string[]; env: NodeJS.ProcessEnv }>
 
+/** Throws ImageError where the tools cannot run. */
+export function checkMachine(platform: string = process.platform, processor: string = process.arch): void {
+  if (platform === 'linux' && processor === 'x64') return
+  throw new ImageError(
+    'architecture',
+    `Images are made on linux-x64 and this is ${platform}-${processor}; use a Debian machine with an x86-64 processor.`,
+  )
+}
+
 /** How to start a tool by its name, for who starts it by himself. */
 export async function toolCommand(name: string, args: readonly string[] = []): Promise<Command> {
-  if (process.platform !== 'linux' || process.arch !== 'x64') {
-    throw new ImageError(
-      'architecture',
-      `The tools are for linux-x64 and this is ${process.platform}-${process.arch}; use a Debian machine with an x86-64 processor.`,
-    )
-  }
+  checkMachine()
   const top = await toolsTree()
   const program = folders.map(folder => join(top, folder, name)).find(path => existsSync(path))
   if (program === undefined || !isElf(program)) {

@@ -10,6 +10,7 @@
  *   npm run image:relock                 make vm-image/inputs.lock.json anew and show what changes
  */
 import { existsSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
+import { constants } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { defaultFolder, StateFolder } from '../../client/owner/folder.ts'
@@ -20,7 +21,7 @@ import contents from '../../vm-image/contents.json' with { type: 'json' }
 import { describeListing, type Listing } from '../../vm-image/listing.ts'
 import { readLock } from '../../vm-image/lock.ts'
 import type { Measurements } from '../../vm-image/measurements.ts'
-import { beside, writeWhole } from '../../vm-image/packages.ts'
+import { beside, dropUnfinished, writeWhole } from '../../vm-image/packages.ts'
 import { relock } from '../../vm-image/relock.ts'
 import { type Format, formats, wrap, wrappedName } from '../../vm-image/wrap.ts'
 import { bundle, roles } from '../build.ts'
@@ -144,14 +145,27 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<voi
   reproduce: async () => console.log(`identical: ${await reproduce(root, progress)} artefacts`),
 }
 
+/** A build that is told to end leaves what was there before, and nothing of its own. */
+function endCleanly(): void {
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.once(signal, () => {
+      dropUnfinished()
+      console.error('Interrupted: what was there before is untouched; run the same command again.')
+      process.exit(128 + constants.signals[signal])
+    })
+  }
+}
+
 async function main(): Promise<void> {
+  endCleanly()
   const [name = '', ...rest] = process.argv.slice(2)
   const command = commands[name]
   await (command === undefined ? build(process.argv.slice(2)) : command(rest))
 }
 
-main().catch(error => {
-  const usage = (error as NodeJS.ErrnoException).code?.startsWith('ERR_PARSE_ARGS')
+main().catch(cause => {
+  const error = explained(cause)
+  const usage = String((error as NodeJS.ErrnoException).code).startsWith('ERR_PARSE_ARGS')
   if (!usage && !(error instanceof ImageError)) throw error
   console.error((error as Error).message)
   process.exit(error instanceof ImageError ? error.exitCode : 30)

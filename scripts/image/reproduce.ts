@@ -8,7 +8,6 @@ import {
   cpSync,
   existsSync,
   mkdirSync,
-  mkdtempSync,
   openSync,
   readdirSync,
   readSync,
@@ -17,7 +16,7 @@ import {
 } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { ImageError } from '../../vm-image/errors.ts'
-import { cacheFolder, type Progress } from '../../vm-image/packages.ts'
+import { beside, cacheFolder, type Progress } from '../../vm-image/packages.ts'
 import { atAnotherHour, toolsTree } from '../../vm-image/tools.ts'
 import { formats } from '../../vm-image/wrap.ts'
 
@@ -130,8 +129,8 @@ async function buildTwice(root: string, folder: string, progress: Progress): Pro
 /** Returns the number of identical artefacts. The folders stay where they are when they differ, to be looked at. */
 export async function reproduce(root: string, progress: Progress): Promise<number> {
   await toolsTree(progress)
-  mkdirSync(join(root, 'build'), { recursive: true })
-  const folder = mkdtempSync(join(root, 'build', 'reproduce-'))
+  const folder = beside(join(root, 'build', 'reproduce'))
+  mkdirSync(folder, { recursive: true })
   let differs = false
   try {
     return await buildTwice(root, folder, progress)
