@@ -271,25 +271,41 @@ function dropOldImages(images: string): void {
   for (const folder of byAge.slice(KEPT_IMAGES)) rmSync(folder, { recursive: true, force: true })
 }
 
-/** Writes the artefacts to `out`. Throws ImageError with a next step where there is one. */
-export async function buildImage(options: BuildOptions): Promise<'built' | 'cached'> {
-  const images = join(cacheFolder(), 'images')
-  const cached = join(images, inputsKey(options))
-  const fresh = beside(options.out)
+/** Names the inputs of what lies beside it; written last. */
+const KEY_FILE = 'inputs.sha256'
+
+function isCurrent(out: string, key: string): boolean {
   try {
-    checkMachine()
-    mkdirSync(dirname(options.out), { recursive: true })
-    const known = !options.fresh && existsSync(cached)
+    return readFileSync(join(out, KEY_FILE), 'utf8').trim() === key && existsSync(join(out, 'disk.raw'))
+  } catch {
+    return false
+  }
+}
+
+/** Writes the artefacts to `out`. Throws ImageError with a next step where there is one. */
+export async function buildImage(options: BuildOptions): Promise<'built' | 'cached' | 'current'> {
+  checkMachine()
+  const { out, progress, fresh: anew } = options
+  const key = inputsKey(options)
+  if (!anew && isCurrent(out, key)) return 'current'
+  const images = join(cacheFolder(), 'images')
+  const cached = join(images, key)
+  const fresh = beside(out)
+  try {
+    mkdirSync(dirname(out), { recursive: true })
+    const known = !anew && existsSync(cached)
     if (known) {
       cpSync(cached, fresh, { recursive: true })
       utimesSync(cached, new Date(), new Date())
     } else {
       mkdirSync(fresh)
       await make(options, fresh)
-      if (!options.fresh) keep(fresh, cached)
+      writeFileSync(join(fresh, KEY_FILE), `${key}\n`)
+      if (!anew) keep(fresh, cached)
     }
+    progress('writing the disk')
     writeDisk(join(fresh, 'disk.raw'), readFileSync(join(fresh, 'pod.efi')), readFileSync(join(fresh, 'root.squashfs')))
-    replaceFolder(fresh, options.out)
+    replaceFolder(fresh, out)
     if (existsSync(images)) dropOldImages(images)
     return known ? 'cached' : 'built'
   } catch (error) {

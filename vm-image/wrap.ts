@@ -217,9 +217,9 @@ async function wrapAws(disk: string, to: string): Promise<void> {
   }
 }
 
-/** Writes the disk in another form to a file that is not there yet. */
-export async function wrap(format: Exclude<Format, 'raw'>, disk: string, to: string, epoch: number): Promise<void> {
+/** Writes the disk in another form to a file that is not there yet; raw is the disk itself. */
+export async function wrap(format: Format, disk: string, to: string, epoch: number): Promise<void> {
   if (format === 'gcp') await wrapGcp(disk, to, epoch)
   else if (format === 'azure') wrapAzure(disk, to, epoch)
-  else await wrapAws(disk, to)
+  else if (format === 'aws') await wrapAws(disk, to)
 }

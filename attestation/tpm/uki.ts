@@ -76,3 +76,13 @@ export function kernelDigests(p: Primitives, hash: Hash, image: Uint8Array): Uin
 
 export const pcr9 = (p: Primitives, hash: Hash, image: Uint8Array): Uint8Array =>
   extended({ p, hash }, kernelDigests(p, hash, image))
+
+/** What firmware does around the image: the table of the disk it came from, and the end of its own services. */
+export function pcr5(p: Primitives, hash: Hash, partitionTable: Uint8Array): Uint8Array {
+  const exits = ['Exit Boot Services Invocation', 'Exit Boot Services Returned with Success'].map(utf8)
+  const data = [new Uint8Array(4), partitionTable, ...exits]
+  return extended(
+    { p, hash },
+    data.map(one => digest(p, hash, one)),
+  )
+}

@@ -3,16 +3,22 @@
  * says on the console what its TPM measured.
  */
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import crypto from 'node:crypto'
+import { closeSync, mkdtempSync, openSync, readFileSync, readSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { hex } from '../../attestation/bytes.ts'
+import { partitionTableEvent } from '../../attestation/event-log/partition-table.ts'
+import { nodePrimitives } from '../../attestation/primitives/node.ts'
+import { pcr5 } from '../../attestation/tpm/uki.ts'
 import { ImageError } from '../../vm-image/errors.ts'
 import type { Measurements } from '../../vm-image/measurements.ts'
 import type { Progress } from '../../vm-image/packages.ts'
 import { tool } from '../../vm-image/tools.ts'
 import { type Format, wrappedName } from '../../vm-image/wrap.ts'
 
+const p = nodePrimitives(crypto)
 const PATIENCE_MS = 240_000
 
 /** How each cloud's disk is given to QEMU, by the kind of disk that the cloud has where QEMU has it too. */
@@ -81,9 +87,22 @@ export async function bootDisk(disk: string, format: Format, firmware: string): 
   }
 }
 
-/** Fails where the machine measured another image than the one computed from the files. */
-export function checkRegisters({ registers }: Booted, measured: Measurements): void {
-  for (const [name, expected] of Object.entries(measured.vtpm.sha256)) {
+/** The partition table is the same in every form of the disk. */
+function partitionTableOf(disk: string): Uint8Array {
+  const head = Buffer.alloc(64 * 512)
+  const file = openSync(disk, 'r')
+  try {
+    readSync(file, head, 0, head.length, 0)
+  } finally {
+    closeSync(file)
+  }
+  return partitionTableEvent(new Uint8Array(head))
+}
+
+/** Fails where the machine measured another image, or another disk, than the files. */
+export function checkRegisters({ registers }: Booted, measured: Measurements, disk: string): void {
+  const table = hex(pcr5(p, 'SHA-256', partitionTableOf(disk)))
+  for (const [name, expected] of Object.entries({ ...measured.vtpm.sha256, pcr5: table })) {
     if (registers[name] !== expected) {
       throw new ImageError(
         'different',
@@ -108,8 +127,8 @@ export async function bootFormats(out: string, wanted: readonly Format[], progre
     const folder = mkdtempSync(join(tmpdir(), 'pod-disk-'))
     try {
       const booted = await bootDisk(unwrapped(out, format, folder), format, join(out, 'OVMF.fd'))
-      checkRegisters(booted, measured)
-      progress(`${wrappedName[format]} booted in ${booted.seconds.toFixed(1)} s; PCR 4, 9 and 11 are as computed`)
+      checkRegisters(booted, measured, join(out, wrappedName.raw))
+      progress(`${wrappedName[format]} booted in ${booted.seconds.toFixed(1)} s; PCR 4, 5, 9 and 11 are as computed`)
     } finally {
       rmSync(folder, { recursive: true, force: true })
     }

@@ -68,7 +68,7 @@ async function writeManifest(out: string, epoch: number): Promise<void> {
 async function writeFormats(out: string, wanted: readonly Format[], epoch: number): Promise<void> {
   for (const format of wanted) {
     const file = join(out, wrappedName[format])
-    if (format === 'raw') continue
+    if (existsSync(file)) continue // made from the disk beside it: both come and go with the folder
     progress(`wrapping the disk for ${format}`)
     const fresh = beside(file)
     try {
@@ -122,7 +122,7 @@ const loaded = ['vmlinuz', 'initrd.zst', 'root.squashfs'] as const
 
 async function showContents(args: readonly string[]): Promise<void> {
   const { values } = parseArgs({ args: [...args], options: { out: { type: 'string', default: defaultOut } } })
-  if (!existsSync(join(values.out, 'contents.json'))) await build(['--out', values.out])
+  await build(['--out', values.out])
   const listing = readJson<Listing>(join(values.out, 'contents.json'))
   const sizes = Object.fromEntries(loaded.map(name => [name, statSync(join(values.out, name)).size]))
   console.log(describeListing(listing, sizes).join('\n'))
@@ -133,8 +133,7 @@ async function boot(args: readonly string[]): Promise<void> {
   const options = { out: { type: 'string', default: defaultOut }, format: { type: 'string', multiple: true } } as const
   const { values } = parseArgs({ args: [...args], options })
   const wanted = values.format === undefined ? formats : formatsOf(values.format)
-  const missing = wanted.filter(format => !existsSync(join(values.out, wrappedName[format])))
-  if (missing.length > 0) await build(['--out', values.out, ...missing.flatMap(format => ['--format', format])])
+  await build(['--out', values.out, ...wanted.flatMap(format => ['--format', format])])
   await bootFormats(resolve(values.out), wanted, progress)
 }
 

@@ -3,17 +3,7 @@
  * compares every artefact.
  */
 import { execFileSync, spawn } from 'node:child_process'
-import {
-  closeSync,
-  cpSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readSync,
-  rmSync,
-  symlinkSync,
-} from 'node:fs'
+import { closeSync, cpSync, existsSync, mkdirSync, openSync, readdirSync, readSync, rmSync, symlinkSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { ImageError } from '../../vm-image/errors.ts'
 import { beside, cacheFolder, type Progress } from '../../vm-image/packages.ts'
