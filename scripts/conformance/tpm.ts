@@ -1,6 +1,7 @@
 // tpm-quote, azure-hcl-snp, azure-hcl-tdx
 import { appraise, noCollateral } from '../../attestation/appraise.ts'
 import { concat, equal, hex } from '../../attestation/bytes.ts'
+import { Der, explicit, tag } from '../../attestation/certificates/der.ts'
 import { parseCertificate } from '../../attestation/certificates/x509.ts'
 import { type Code, Malformed, Refusal, Rejection, Unsupported } from '../../attestation/errors.ts'
 import { decodeEventLog } from '../../attestation/event-log/log.ts'
@@ -51,9 +52,32 @@ const keyTypes = [
   { name: 'ECDSA', namedCurve: 'P-256' },
   { name: 'ECDSA', namedCurve: 'P-384' },
 ] as const
+
+function element(type: number, ...content: readonly Uint8Array[]): Uint8Array {
+  const value = concat(...content)
+  const length = value.length < 0x80 ? [value.length] : [0x82, value.length >> 8, value.length & 0xff]
+  return concat(Uint8Array.of(type, ...length), value)
+}
+const RSA_ENCRYPTION = unhex('300d06092a864886f70d0101010500')
+
+/** SubjectPublicKeyInfo in PEM, as a certificate holds it, or as the older form leaves it out (PKCS #1, RSA only). */
+function spkiOf(text: string): Uint8Array {
+  const [, label = '', body = ''] = /-----BEGIN ([A-Z ]+)-----([^-]+)-----END/.exec(text) ?? []
+  const der = unbase64(body)
+  if (label === 'RSA PUBLIC KEY') {
+    return element(tag.sequence, RSA_ENCRYPTION, element(tag.bitString, Uint8Array.of(0), der))
+  }
+  if (label !== 'CERTIFICATE') return der
+  const fields = new Der(der, 'certificate').sequence('certificate').sequence('signed part')
+  fields.content(explicit(0), 'version')
+  fields.integer('serial number')
+  for (const what of ['algorithm', 'issuer', 'validity', 'subject']) fields.content(tag.sequence, what)
+  return fields.element(tag.sequence, 'public key').der
+}
+
 /** A subject public key in PEM, which says nothing of the key's attributes. */
 async function pemKey(text: string): Promise<AttestationKey> {
-  const spki = parsed('public key', () => unbase64(text.replace(/-----(?:BEGIN|END) PUBLIC KEY-----/g, '')))
+  const spki = parsed('public key', () => spkiOf(text))
   for (const type of keyTypes) {
     try {
       const key = await crypto.subtle.importKey('spki', spki as Uint8Array<ArrayBuffer>, type, true, ['verify'])

@@ -1,11 +1,14 @@
 // Every real case that the verifier speaks has the expected verdict; and the runner does not let failures pass.
+import 'reflect-metadata'
+import { createPublicKey } from 'node:crypto'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { spawnSync } from 'node:child_process'
+import { X509CertificateGenerator } from '@peculiar/x509'
 import test from 'ava'
 import { vectorsIn } from '../../scripts/conformance/folder.ts'
-import type { Vectors } from '../../scripts/conformance/manifest.ts'
+import type { Case, Vectors } from '../../scripts/conformance/manifest.ts'
 import type { Outcome } from '../../scripts/conformance/report.ts'
 import { run } from '../../scripts/conformance/run.ts'
 import { vectorsDir, vectorTest } from '../support/vectors.ts'
@@ -166,6 +169,46 @@ vectorTest(
     const failed = found.filter(({ outcome }) => outcome === 'failed').map(({ id, detail }) => `${id}: ${detail}`)
     t.deepEqual(failed, [])
     t.true(found.filter(({ detail }) => detail.endsWith(' mutations')).length >= 14)
+  },
+  ['vectors'],
+)
+
+vectorTest(
+  'the key of a quote is read in every form in which tools write it',
+  async t => {
+    const vectors = vectorsIn(vectorsDir('vectors') as string)
+    const entry = vectors.manifest.cases.find(({ id }) => id === 'tpm-quote-azure-kinvolk') as Case
+    const { path } = entry.files['ak'] as { path: string }
+    const key = createPublicKey(vectors.text(path))
+    const algorithm = { name: 'RSASSA-PKCS1-v1_5', hash: 'SHA-256' }
+    const spki = key.export({ format: 'der', type: 'spki' })
+    const publicKey = await crypto.subtle.importKey('spki', spki as Uint8Array<ArrayBuffer>, algorithm, true, [
+      'verify',
+    ])
+    const signer = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
+    const { privateKey: signingKey } = await crypto.subtle.generateKey(signer, true, ['sign', 'verify'])
+    const certificate = await X509CertificateGenerator.create({
+      publicKey,
+      signingKey,
+      signingAlgorithm: signer,
+      subject: 'CN=AK',
+      issuer: 'CN=CA',
+      serialNumber: '01',
+    })
+    const forms = {
+      'RSA PUBLIC KEY': String(key.export({ format: 'pem', type: 'pkcs1' })),
+      CERTIFICATE: certificate.toString('pem'),
+      'PUBLIC KEY': String(key.export({ format: 'pem', type: 'spki' })),
+    }
+    const cases = [entry]
+    for (const [form, pem] of Object.entries(forms)) {
+      const edited = vectors.edited(new Map([[path, new TextEncoder().encode(pem)]]))
+      const [outcome] = await outcomes(edited.with({ ...vectors.manifest, cases }))
+      t.is(outcome?.outcome, 'passed', `${form}: ${outcome?.detail}`)
+    }
+    const none = vectors.edited(new Map([[path, new TextEncoder().encode('no key')]]))
+    const [outcome] = await outcomes(none.with({ ...vectors.manifest, cases }))
+    t.regex(outcome?.detail ?? '', /refused, format: public key cannot be read/)
   },
   ['vectors'],
 )

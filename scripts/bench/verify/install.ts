@@ -23,7 +23,7 @@ export function installPeers(): string | null {
     return null
   }
   const output = `${stdout ?? ''}${stderr ?? ''}`
-  const missing = /(?:404|ETARGET|notarget)\D*?[\s'"]((?:@[\w.-]+\/)?[\w.-]+@[\w.^~-]+)/.exec(output)?.[1]
+  const missing = /(?:404|ETARGET|notarget)\D*?[\s'"]((?:@[\w.-]+\/)?[\w.-]+@[\w.^~-]*\w)/.exec(output)?.[1]
   if (missing !== undefined)
     return `the package registry does not have ${missing}: nothing is measured against the peers`
   return `npm ci in ${peersFolder} failed: ${error?.message ?? output.trim().split('\n').slice(-5).join('\n')}`
