@@ -100,6 +100,24 @@ export function base32(bytes: Uint8Array): string {
   return text
 }
 
+/** Bytes of its one canonical lower-case reading, unused bits zero, or null. */
+export function fromBase32(text: string): Uint8Array | null {
+  const bytes = new Uint8Array(Math.floor((text.length * 5) / 8))
+  let at = 0
+  let bits = 0
+  let held = 0
+  for (const digit of text) {
+    const value = base32Alphabet.indexOf(digit)
+    if (value < 0) return null
+    held = ((held << 5) | value) & 0xfff
+    bits += 5
+    if (bits < 8) continue
+    bits -= 8
+    bytes[at++] = held >> bits
+  }
+  return base32(bytes) === text ? bytes : null
+}
+
 /** RFC 4648 section 5, no padding. */
 export function base64Url(bytes: Uint8Array): string {
   let binary = ''
