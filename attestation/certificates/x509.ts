@@ -137,28 +137,29 @@ function decimal(digits: Uint8Array, from: number, to: number): number {
   return value
 }
 
+function daysIn(year: number, month: number): number {
+  if (month !== 2) return 30 + ((month + (month >> 3)) & 1)
+  return year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0) ? 29 : 28
+}
+
 const Z = 0x5a
 /** UTCTime with seconds and Z up to 2049, GeneralizedTime likewise (RFC 5280, 4.1.2.5). */
 function readTime(from: Der, what: string): number {
   const short = from.peek() === tag.utcTime
   const text = from.content(short ? tag.utcTime : tag.generalizedTime, what)
-  const yearDigits = short ? 2 : 4
-  if (text.length !== yearDigits + 11 || text.at(-1) !== Z) throw new Malformed(`${what} is not a time`)
-  const written = decimal(text, 0, yearDigits)
+  const at = short ? 2 : 4
+  if (text.length !== at + 11 || text[at + 10] !== Z) throw new Malformed(`${what} is not a time`)
+  const written = decimal(text, 0, at)
   const year = short ? (written < 50 ? 2000 + written : 1900 + written) : written
-  const pair = (i: number) => decimal(text, yearDigits + 2 * i, yearDigits + 2 * i + 2)
-  const [month, day, hour, minute, second] = [pair(0), pair(1), pair(2), pair(3), pair(4)]
-  const time = new Date(Date.UTC(year, month - 1, day, hour, minute, second))
-  // What Date.UTC carries over into the next field, or puts into another century, is no such time.
-  const exists =
-    time.getUTCFullYear() === year &&
-    time.getUTCMonth() === month - 1 &&
-    time.getUTCDate() === day &&
-    time.getUTCHours() === hour &&
-    time.getUTCMinutes() === minute &&
-    time.getUTCSeconds() === second
-  if (!exists) throw new Malformed(`${what} is not a time that exists`)
-  return time.getTime() / 1000
+  const month = decimal(text, at, at + 2)
+  const day = decimal(text, at + 2, at + 4)
+  const hour = decimal(text, at + 4, at + 6)
+  const minute = decimal(text, at + 6, at + 8)
+  const second = decimal(text, at + 8, at + 10)
+  // Every comparison with what is no number fails. Below the year 100 Date.UTC counts from 1900.
+  const isDay = year >= 100 && month >= 1 && month <= 12 && day >= 1 && day <= daysIn(year, month)
+  if (!isDay || !(hour <= 23 && minute <= 59 && second <= 59)) throw new Malformed(`${what} is not a time that exists`)
+  return Date.UTC(year, month - 1, day, hour, minute, second) / 1000
 }
 
 function readPublicKey(from: Der): PublicKey {

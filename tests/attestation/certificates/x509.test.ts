@@ -211,6 +211,19 @@ test('both forms of time are read', t => {
   for (const [value, year] of Object.entries(years)) {
     t.is(parseCertificate(built(validity(time(value))), 'c').notBefore, Date.UTC(year, 0, 1) / 1000)
   }
+  for (const [year, month, day] of [
+    [2000, 2, 29],
+    [2024, 2, 29],
+    [2025, 1, 31],
+    [2025, 7, 31],
+    [2025, 8, 31],
+    [2025, 9, 30],
+    [2025, 12, 31],
+  ] as const) {
+    const digits = [year % 100, month, day].map(part => String(part).padStart(2, '0')).join('')
+    const seconds = Date.UTC(year, month - 1, day, 23, 59, 59) / 1000
+    t.is(parseCertificate(built(validity(time(`${digits}235959Z`))), 'c').notBefore, seconds)
+  }
   const late = time('20520229235959Z', tag.generalizedTime)
   t.is(parseCertificate(built(validity(late)), 'c').notBefore, Date.UTC(2052, 1, 29, 23, 59, 59) / 1000)
 })
@@ -245,6 +258,9 @@ const malformed: Record<string, Partial<typeof parts>> = {
   'a thirtieth of February': validity(time('250230000000Z')),
   'a time at 24 hours': validity(time('250101240000Z')),
   'a day of no month': validity(time('250100000000Z')),
+  'the thirty-first of April': validity(time('250431000000Z')),
+  'a leap day of a common year': validity(time('250229000000Z')),
+  'a leap day of a century that has none': validity(time('21000229000000Z', tag.generalizedTime)),
   'a sixty-first minute': validity(time('250101006000Z')),
   'a second before the first': validity(time('2501010000/0Z')),
   'a letter for a digit': validity(time('25010100000:Z')),
