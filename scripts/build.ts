@@ -16,6 +16,8 @@ export const roles: Readonly<Record<string, string>> = {
   supervisor: 'runtime/supervisor/main.ts',
   silicon: 'scripts/security-processor.ts',
   start: 'scripts/start-installed.ts',
+  host: 'scripts/host.ts',
+  hosted: 'scripts/vm/hosted.ts',
 }
 
 const options: BuildOptions = {

@@ -10,6 +10,8 @@ const wanted: Readonly<Record<string, () => boolean>> = {
   age: () => onPath('age'),
   chromium: () => onPath('chromium'),
   swtpm: () => onPath('swtpm'),
+  haproxy: () => existsSync('/usr/sbin/haproxy'),
+  systemd: () => onPath('systemd-analyze'),
   'tpm2-tools': () => onPath('tpm2_quote'),
   postgresql: () => globSync('/usr/lib/postgresql/*/bin/postgres').length > 0,
 }

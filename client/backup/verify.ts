@@ -41,17 +41,11 @@ export async function verifyBackup(p: SyncPrimitives, path: string, options: Ver
     })
   }
   const { roots } = options
-  let items: number | null = null
-  if (roots !== undefined) {
-    items = 0
-    for await (const { kind } of new Replay(p, folder, roots, newest.manifest.podId).current(chain)) {
-      if (kind === 'item') items++
-    }
-  }
+  const items = roots && (await new Replay(p, folder, roots, newest.manifest.podId).run(chain)).items.size
   return {
     backups: chain.map(({ manifest }) => manifest),
     objects: chain.reduce((sum, { manifest }) => sum + manifest.objects.length, 0),
     bytes,
-    items,
+    items: items ?? null,
   }
 }

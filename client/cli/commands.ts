@@ -1,7 +1,7 @@
 /** What the commands do. Each shows one result; what goes wrong is thrown. */
 import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { constants } from 'node:os'
 import { join, resolve } from 'node:path'
 import { AppraisedPod } from '../../attestation/appraise.ts'
@@ -20,6 +20,7 @@ import { importFolder } from '../import/folder.ts'
 import { documentSink } from '../import/sink.ts'
 import { localReleaseKey } from '../owner/local.ts'
 import { type OpenOwner, OwnerHome } from '../owner/home.ts'
+import { makeOrder } from '../owner/order.ts'
 import {
   COLLECTION_LEASE,
   collectionId,
@@ -116,13 +117,13 @@ async function adoptManifest(home: OwnerHome, path: string): Promise<number> {
 /** Starts a pod on this machine with simulated silicon, in a process of its own; resolves with its exit code. */
 export type StartLocalPod = (args: readonly string[], environment: NodeJS.ProcessEnv) => Promise<number>
 
-/** In a checkout the starter is a script, in the installed package a bundle beside those of the roles. */
-export const startLocalPod: StartLocalPod = (args, environment) => {
+/** Runs what belongs to the pod's side as a process of its own: a script in a checkout, a bundle in an installed package. */
+export function spawnStarter(name: string, args: readonly string[], environment: NodeJS.ProcessEnv): Promise<number> {
   const [checkout, installed] = [resolve(import.meta.dirname, '../..'), resolve(import.meta.dirname, '../../..')]
-  const script = join(checkout, 'scripts', 'start.ts')
-  const bundle = join(installed, 'build', 'roles', 'start.mjs')
+  const script = join(checkout, 'scripts', `${name}.ts`)
+  const bundle = join(installed, 'build', 'roles', `${name}.mjs`)
   const starter = [script, bundle].find(existsSync)
-  if (starter === undefined) throw new Unavailable(`nothing here starts a local pod: ${bundle} is missing`)
+  if (starter === undefined) throw new Unavailable(`nothing here starts pods: ${bundle} is missing`)
   const child = spawn(process.execPath, [starter, ...args], { stdio: 'inherit', env: environment })
   // Ctrl-C reaches both; the starter locks its pod and ends, and this follows.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
@@ -132,6 +133,30 @@ export const startLocalPod: StartLocalPod = (args, environment) => {
     child.once('error', failed)
     child.once('exit', (code, signal) => done(code ?? 128 + (signal ? constants.signals[signal] : 0)))
   })
+}
+
+export const startLocalPod: StartLocalPod = (args, environment) => spawnStarter('start', args, environment)
+
+/** Everything behind `pod host` goes on as it stands. */
+export const host = (context: Context, args: readonly string[]): Promise<number> =>
+  spawnStarter('host', [...args, ...(context.globals.json ? ['--json'] : [])], process.env)
+
+/** Writes what a hoster needs, and nothing else. */
+export async function order(context: Context, folder: string, options: { days: number }): Promise<void> {
+  const owner = await context.owner()
+  const expires = now() + options.days * DAY_SECONDS
+  const { launchConfig, route } = await makeOrder(context.primitives, owner, now(), expires)
+  const target = resolve(folder)
+  await mkdir(target, { recursive: true })
+  await writeFile(join(target, 'launch-config'), launchConfig)
+  await writeFile(join(target, 'route'), route)
+  const { podId, owner: key } = owner.home.launchConfig
+  const rid = base32(routingId(context.primitives, key.key))
+  context.terminal.show({ folder: target, pod: hex(podId), rid, expires }, [
+    `${target} holds the launch config and the route of pod ${hex(podId)}, until ${date(expires)}.`,
+    'Give it to your hoster: it holds no secret. Your address there ends in',
+    `  /o/${rid}`,
+  ])
 }
 
 export async function up(context: Context, args: readonly string[], start: StartLocalPod): Promise<number> {

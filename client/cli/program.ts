@@ -104,6 +104,23 @@ function build(run: Run, start: commands.StartLocalPod): Command {
     .action((args: string[]) => run(context => commands.up(context, args, start)))
 
   program
+    .command('order')
+    .description('write what a hoster needs for this pod: the launch config, and a route that the root key signs')
+    .argument('<folder>')
+    .option('--days <n>', 'how long the route holds', whole(1), 365)
+    .addHelpText('after', example('pod order ./for-my-hoster', 'pod order ./for-my-hoster --days 30'))
+    .action((folder: string, options: { days: number }) => run(context => commands.order(context, folder, options)))
+
+  program
+    .command('host')
+    .description('host many pods on this machine: add, list, up, down, remove, describe')
+    .argument('[args...]', 'a verb and its options; pod host --help shows them')
+    .allowUnknownOption()
+    .helpOption(false)
+    .addHelpText('after', example('pod host add ./from-ada', 'pod host up', 'pod host list'))
+    .action((args: string[]) => run(context => commands.host(context, args)))
+
+  program
     .command('status')
     .description('verify the pod and show its state, leases and counters')
     .addHelpText('after', example('pod status', 'pod status --json'))

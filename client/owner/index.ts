@@ -2,3 +2,4 @@
 export { defaultCacheFolder, folderCache } from './cache.ts'
 export { defaultFolder, StateFolder } from './folder.ts'
 export { FIRST_COLLECTIONS, type NewOwner, OpenOwner, OwnerHome } from './home.ts'
+export { makeOrder, type Order } from './order.ts'
