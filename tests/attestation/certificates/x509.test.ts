@@ -270,6 +270,9 @@ const malformed: Record<string, Partial<typeof parts>> = {
   'a compressed point': {
     key: element(tag.sequence, p384, element(tag.bitString, concat(Uint8Array.of(0, 2), new Uint8Array(48)))),
   },
+  'a point that is too short': {
+    key: element(tag.sequence, p384, element(tag.bitString, concat(Uint8Array.of(0, 4), new Uint8Array(64)))),
+  },
   'a point of another form': {
     key: element(tag.sequence, p384, element(tag.bitString, concat(Uint8Array.of(0, 6), new Uint8Array(96)))),
   },
