@@ -9,7 +9,9 @@ import { encodeBundle } from '../../attestation/standards/bundle.ts'
 import { encodeCorim } from '../../attestation/standards/corim.ts'
 import { earJson, encodeEar } from '../../attestation/standards/ear.ts'
 import { decodeTdxCollateral, encodeTdxCollateral } from '../../attestation/tdx/collateral.ts'
+import { mintTpm } from '../../attestation/silicon/tpm.ts'
 import { encodeTpmQuote } from '../../attestation/tpm/item.ts'
+import { encodeTpmKey } from '../../attestation/tpm/key.ts'
 import { policyText } from '../../client/cli/policies.ts'
 import { eventLog, logged } from '../../tests/support/event-log.ts'
 import { peImage } from '../../tests/support/firmware.ts'
@@ -57,6 +59,9 @@ export async function corpus(): Promise<Readonly<Record<string, readonly Uint8Ar
     ['tpm-quote', item],
     ['tcg-log', log],
   ])
+  const tpm = await mintTpm(p)
+  const boot = [0, 2, 4, 11, 12].map(register => ({ register, type: 0x0d, data: utf8(`part ${register}`) }))
+  const alone = encodeEvidence(await tpm.evidence(boot, [0, 2, 4, 11, 12], given.nonce))
   const { tcbInfo, qeIdentity } = decodeTdxCollateral(collateral)
   const verdict = await appraise(snp, given)
   const result = attestationResult(verdict, {
@@ -85,7 +90,7 @@ export async function corpus(): Promise<Readonly<Record<string, readonly Uint8Ar
         registers: pcrValues,
       }),
     ],
-    evidence: [snp, tdxEvidence, behind],
+    evidence: [snp, tdxEvidence, behind, alone],
     report: [report],
     table: [certs],
     quote: [quote],
@@ -100,6 +105,7 @@ export async function corpus(): Promise<Readonly<Record<string, readonly Uint8Ar
     signature: [signature],
     public: [key.public],
     tpmQuote: [item],
+    tpmKey: [encodeTpmKey(tpm.public), encodeTpmKey(key.public, [vcek, vcek])],
     log: [log, concat(log, new Uint8Array(256 * 1024).fill(0xff))],
     image: [peImage([{ name: '.linux', content: new Uint8Array(512).fill(7) }])],
   }

@@ -24,6 +24,7 @@ import { decodeAttest } from '../../attestation/tpm/attest.ts'
 import { readGoogleCertificate } from '../../attestation/tpm/google.ts'
 import { checkHclClaims, decodeHcl } from '../../attestation/tpm/hcl.ts'
 import { decodeTpmQuote } from '../../attestation/tpm/item.ts'
+import { decodeTpmKey } from '../../attestation/tpm/key.ts'
 import { decodePublic } from '../../attestation/tpm/public.ts'
 import { decodeSignature } from '../../attestation/tpm/signature.ts'
 import { pcr11, pcr9 } from '../../attestation/tpm/uki.ts'
@@ -56,6 +57,11 @@ export const targets: readonly Target[] = [
   { name: 'appraise SNP', reads: 'evidence', run: judge(snp.given.policy, snp.given.now, snp.given.nonce) },
   { name: 'appraise TDX', reads: 'evidence', run: judge(tdx.given.policy, tdx.given.now, tdx.given.nonce) },
   { name: 'appraise azure', reads: 'evidence', run: judge(preset('azure'), snp.given.now, snp.given.nonce) },
+  {
+    name: 'appraise own-machine',
+    reads: 'evidence',
+    run: judge(preset('own-machine'), snp.given.now, snp.given.nonce),
+  },
   { name: 'collateralHint', reads: 'evidence', run: collateralHint },
   { name: 'decodeEvidence', reads: 'evidence', run: decodeEvidence },
   { name: 'decodeReport', reads: 'report', run: decodeReport },
@@ -82,6 +88,7 @@ export const targets: readonly Target[] = [
   { name: 'decodeAttest', reads: 'attest', run: decodeAttest },
   { name: 'decodeSignature', reads: 'signature', run: decodeSignature },
   { name: 'decodePublic', reads: 'public', run: decodePublic },
+  { name: 'decodeTpmKey', reads: 'tpmKey', run: decodeTpmKey },
   { name: 'decodeTpmQuote', reads: 'tpmQuote', run: decodeTpmQuote },
   { name: 'event log to PCRs', reads: 'log', run: input => pcrsOf(input) },
   { name: 'event log to RTMRs', reads: 'log', run: input => replayRtmrs(p, ccelDigests(decodeEventLog(input))) },
@@ -91,7 +98,22 @@ export const targets: readonly Target[] = [
     reads: 'image',
     run: input => [pcr11(p, 'SHA-256', input), pcr9(p, 'SHA-256', input)],
   },
-  ...['evidence', 'report', 'table', 'quote', 'certificate', 'list', 'pem', 'json', 'hcl', 'log', 'cmw'].map(reads => ({
+  ...[
+    'evidence',
+    'report',
+    'table',
+    'quote',
+    'certificate',
+    'list',
+    'pem',
+    'json',
+    'hcl',
+    'log',
+    'cmw',
+    'attest',
+    'signature',
+    'public',
+  ].map(reads => ({
     name: `pod inspect: ${reads}`,
     reads,
     run: recognise,
