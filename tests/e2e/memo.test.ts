@@ -2,6 +2,7 @@
 import { generateKeyPairSync } from 'node:crypto'
 import { request } from 'node:http'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { writeFileSync } from 'node:fs'
 import test from 'ava'
 import { utf8 } from '../../attestation/bytes.ts'
@@ -192,6 +193,15 @@ test.serial('a Memo client works unmodified; its packages become memories', asyn
     async () =>
       !JSON.stringify((await memo('GET', '/memory?limit=500')).body).includes(String(keyless.body['memory_id'])),
   )
+  // Deleted and made again at once, many times: the news of the deletions comes late, and takes nothing away.
+  for (let i = 0; i < 8; i++) {
+    const again = { handle: 'again', ciphertext: first, idempotent_key: 'one' }
+    const { body } = await memo('POST', '/memory', again)
+    t.is((await memo('DELETE', `/memory/${String(body['memory_id'])}`)).status, 200)
+    t.is((await memo('POST', '/memory', again)).status, 201)
+  }
+  await sleep(500)
+  t.deepEqual(texts(await memo('GET', '/memory?handle=again')), ['one'])
   // The grant reaches nothing else.
   const narrow = await connect(pod.url, holder, { primitives: p })
   await t.throwsAsync(items(narrow, 'memories').page(), { instanceOf: Rejection, message: /does not reach this route/ })

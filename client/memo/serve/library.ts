@@ -230,15 +230,17 @@ export class Library {
     for (const { coll, id, version, deleted } of event.changes) {
       const known = Math.max(this.#shelf.get(id)?.version ?? 0, this.#writing.get(id) ?? 0)
       if (coll !== own || known >= version) continue
-      if (deleted) this.#shelf.remove(id)
-      else await this.#fetch(session, id)
+      if (deleted && this.#shelf.get(id) === undefined) continue
+      await this.#inTurn(id, () => this.#fetch(session, id))
     }
   }
 
-  /** As the pod has it now. */
+  /** As the pod has it now: gone, or made again from version 1, whatever was known before. In the memory's turn. */
   async #fetch(session: Session, id: string): Promise<void> {
     try {
-      shelve(this.#shelf, await unhurried(this.#closed.signal, () => items(session, MEMO_COLLECTION).get(id)))
+      const item = await unhurried(this.#closed.signal, () => items(session, MEMO_COLLECTION).get(id))
+      this.#shelf.remove(id)
+      shelve(this.#shelf, item)
     } catch (error) {
       if (!(error instanceof Rejection && error.reason.code === 'not-found')) throw error
       this.#shelf.remove(id)
