@@ -11,6 +11,7 @@ import { vectorsIn } from '../../scripts/conformance/folder.ts'
 import type { Case, Vectors } from '../../scripts/conformance/manifest.ts'
 import type { Outcome } from '../../scripts/conformance/report.ts'
 import { run } from '../../scripts/conformance/run.ts'
+import { policyOf } from '../../scripts/conformance/tdx.ts'
 import { vectorsDir, vectorTest } from '../support/vectors.ts'
 
 async function outcomes(vectors: Vectors): Promise<Outcome[]> {
@@ -224,4 +225,13 @@ test('the command counts, and its exit code tells of failures', t => {
   }
   t.deepEqual(ended([{ ...log, kind: 'sgx-quote' }]), [0, '0 passed, 0 failed, 1 skipped'])
   t.deepEqual(ended([{ ...log, kind: 'unknown' }]), [1, '0 passed, 1 failed, 0 skipped'])
+})
+
+test('a policy that tolerates a status of Intel names it; any other is unknown', t => {
+  const entry = { expected: { verdict: 'pass', tcb: { advisoryIDs: ['SA-1'] } } } as unknown as Case
+  const tolerated = (name: string) => policyOf(name, entry).tdx?.tcbStatus
+  t.deepEqual(tolerated('tcb-allow-sw-hardening'), { require: { SWHardeningNeeded: ['SA-1'] } })
+  t.deepEqual(tolerated('tcb-allow-relaunch-advised'), { require: { TdRelaunchAdvised: ['SA-1'] } })
+  for (const name of ['tcb-allow-revoked', 'tcb-allow-up-to-date', 'allow-out-of-date', 'anything'])
+    t.throws(() => policyOf(name, entry), { message: /unknown policy/ }, name)
 })
