@@ -21,6 +21,8 @@ const attester = 'runtime/attester/attester.ts'
 const exchange = 'runtime/edge/exchange.ts'
 const release = 'runtime/keyholder/release.ts'
 const requests = 'runtime/keyholder/requests.ts'
+const route = 'attestation/session/route.ts'
+const registry = 'runtime/host/registry.ts'
 const containers = 'client/containers/sealed.ts'
 const memoV1 = 'client/memo/v1.ts'
 
@@ -155,6 +157,12 @@ export const defences: Readonly<Record<number, readonly Defence[]>> = {
     always(memoV1, 'legacy'),
     never(containers, 'expected.senders !== null && !expected.senders.some(sender => same(sender, opened.sender))'),
     never(containers, 'expected.about !== null && !sameAbout(about, expected.about)'),
+  ],
+  44: [
+    never(route, '!equal(route.rid, routingId(p, route.owner.key))'),
+    never(route, '!(await signatureValid(p, route.owner, signingInput(p, signed), signature))'),
+    never(registry, 'base32(route.rid) !== rid'),
+    never(registry, 'before !== undefined && route.sequence <= before'),
   ],
   45: [
     edit('runtime/edge/server.ts', "kind === 'hello' ? this.#hellos.take(request.socket.remoteAddress ?? '') : 0", '0'),

@@ -4,6 +4,7 @@ import * as evidence from './rows/evidence.ts'
 import * as keys from './rows/keys.ts'
 import * as limits from './rows/limits.ts'
 import * as packages from './rows/packages.ts'
+import * as routes from './rows/routes.ts'
 import * as session from './rows/session.ts'
 import * as store from './rows/store.ts'
 
@@ -52,6 +53,7 @@ export const rows: Readonly<Record<number, Row>> = {
   36: { name: 'grant escalation', attack: keys.grantEscalation },
   39: { name: 'package that says two things to two readers', attack: packages.equivocation },
   40: { name: 'forged, stripped and swapped Memo packages', attack: packages.forgedPackages },
+  44: { name: 'routing id hijacked at the router', attack: routes.hijackedRoute },
   45: { name: 'flood of hellos', attack: limits.helloFlood, processes: true },
   46: { name: 'harvest now, decrypt later', attack: session.harvestedSession },
   47: { name: 'names of prototypes in messages', attack: session.prototypeNames },
