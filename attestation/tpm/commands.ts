@@ -8,6 +8,7 @@ import { concat, hex, u16be, u32be } from '../bytes.ts'
 import { Malformed, Unsupported } from '../errors.ts'
 import * as layout from '../layout.ts'
 import { Reader } from '../layout.ts'
+import { type Bank, bankId, bankOf, digestBytes } from './algorithms.ts'
 import { list, type Marshalled, record, remainder, selections, sized, sizedRecord, u16, u32, u8 } from './marshal.ts'
 
 /** The buffer of every PC's TPM and of the kernel's driver. */
@@ -79,6 +80,15 @@ const capabilityData: Marshalled<
   },
 }
 
+/** TPMT_HA: the digest is as long as its hash has it. */
+const digestValue: Marshalled<Readonly<{ bank: Bank; digest: Uint8Array }>> = {
+  read(input, name) {
+    const bank = bankOf(u16.read(input, 'hash'), name)
+    return { bank, digest: input.take(digestBytes[bank], 'digest').slice() }
+  },
+  write: ({ bank, digest }) => concat(u16.write(bankId(bank)), digest),
+}
+
 /** What an attester says to a TPM. */
 export const commands = {
   getCapability: declare('TPM2_GetCapability', 0x17a, {
@@ -135,6 +145,12 @@ export const commands = {
   pcrRead: declare('TPM2_PCR_Read', 0x17e, {
     parameters: record({ pcrs: selections }),
     answer: record({ updateCounter: u32, pcrs: selections, values: list(sized(DIGEST_CAP), 8) }),
+  }),
+  /** TPML_DIGEST_VALUES: banks that are not named keep their value. */
+  pcrExtend: declare('TPM2_PCR_Extend', 0x182, {
+    handles: 1,
+    authorized: 1,
+    parameters: record({ digests: list(digestValue, 5) }),
   }),
   /** The handle stands among the parameters: a context is not looked up before it is flushed. */
   flushContext: declare('TPM2_FlushContext', 0x165, { parameters: record({ handle: u32 }) }),

@@ -15,7 +15,7 @@ const CARRIED_CAP = 96 * 1024
 
 /** EV_IPL: said by whoever loads the operating system. */
 const IPL = 0x0d
-/** Where the initrd puts the launch config's hash on machines that have no host data (PROTOCOL 2.1). */
+/** Where the image's supervisor puts the launch config's hash, before any role runs (PROTOCOL 2.1). */
 export const LAUNCH_PCR = 12
 
 /** Null where the machine keeps none. */

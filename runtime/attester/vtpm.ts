@@ -29,7 +29,7 @@ export type VtpmSource = Readonly<{
   selection: PcrSelection
   /** The boot log; null where the machine keeps none. */
   log: () => Promise<Uint8Array | null>
-  /** SHA-256 of the launch config, which stands in PCR 12 where the initrd has put it there. */
+  /** SHA-256 of the launch config, which stands in PCR 12 where the supervisor has put it there. */
   launch: Uint8Array
 }>
 

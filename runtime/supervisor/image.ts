@@ -2,10 +2,13 @@
  * The pod as the measured image starts it: a container for each role, the launch config from a small disk, the data disk
  * opened by a release. What the host hands in before keys arrive is listed in vm-image/README.md; each is capped here.
  */
+import { createHash } from 'node:crypto'
 import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Rejection } from '../../attestation/errors.ts'
-import { TD_LOG, TPM_LOG } from '../attester/boot-log.ts'
+import { LAUNCH_PCR, TD_LOG, TPM_LOG } from '../attester/boot-log.ts'
+import { Tpm } from '../attester/tpm/tpm.ts'
+import { TpmDevice } from '../attester/tpm/transport.ts'
 import { TSM_REPORTS } from '../attester/tsm.ts'
 import type { RoleConfigs } from '../config.ts'
 import { serverAccess } from '../store/server.ts'
@@ -43,6 +46,13 @@ function readLaunchConfig(): Uint8Array {
     throw new Rejection('data', 'configuration', `the launch disk has ${disk.sizeBytes} bytes`)
   }
   return decodeLaunchDisk(readAt(disk.path, 0, disk.sizeBytes))
+}
+
+/** Where a TPM speaks for the machine, it speaks for the launch config too, before any role runs (PROTOCOL 2.1). */
+async function measureLaunchConfig(launchConfig: Uint8Array): Promise<void> {
+  if (tpm() === null) return
+  const sha256 = new Uint8Array(createHash('sha256').update(launchConfig).digest())
+  await Tpm.with(new TpmDevice(), opened => opened.extend(LAUNCH_PCR, sha256))
 }
 
 function writeReadable(file: string, content: string | Uint8Array): void {
@@ -84,7 +94,9 @@ export async function startImage(): Promise<void> {
   // Roles of a supervisor that died may hold keys whose leases nobody would end.
   if (existsSync(RUN)) powerOff('a supervisor has ended before')
   makeFolders()
-  writeReadable(LAUNCH_CONFIG, readLaunchConfig())
+  const launchConfig = readLaunchConfig()
+  await measureLaunchConfig(launchConfig)
+  writeReadable(LAUNCH_CONFIG, launchConfig)
   writeConfigurations()
   const launcher = containerLauncher({
     networkNamespace: await startNetwork(),

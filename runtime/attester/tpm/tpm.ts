@@ -187,6 +187,11 @@ export class Tpm {
     return values
   }
 
+  /** PCR = SHA-256(PCR, digest), for good: nothing but a restart takes it back. Other banks keep their value. */
+  async extend(pcr: number, digest: Uint8Array): Promise<void> {
+    await this.run(commands.pcrExtend, [pcr], { digests: [{ bank: 'SHA-256', digest }] })
+  }
+
   /** What stands at an NV index, whole; null where there is none. Read with the owner's authorisation. */
   async nv(index: number): Promise<Uint8Array | null> {
     const found = await this.#unlessMissing(() => this.run(commands.nvReadPublic, [index], {}))

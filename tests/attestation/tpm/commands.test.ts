@@ -80,6 +80,7 @@ const examples: Readonly<Record<keyof typeof commands, Example>> = {
       values: [fill(32, 14), fill(32, 15)],
     },
   },
+  pcrExtend: { handles: [12], parameters: { digests: [{ bank: 'SHA-256', digest: fill(32, 16) }] }, answer: {} },
   flushContext: { handles: [], parameters: { handle: 0x8000_0000 }, answer: {} },
 }
 const cases = Object.entries(examples).map(([name, example]) => {

@@ -21,6 +21,7 @@ import { qualifyingData } from '../../../attestation/tpm/verdict.ts'
 import { preset } from '../../../client/cli/policies.ts'
 import { carriedLog, readBootLog } from '../../../runtime/attester/boot-log.ts'
 import { type Machine, machineAttester, quotedRegisters } from '../../../runtime/attester/machine.ts'
+import { Tpm } from '../../../runtime/attester/tpm/tpm.ts'
 import { SwtpmSocket } from '../../../runtime/attester/tpm/transport.ts'
 import type { TsmFiles } from '../../../runtime/attester/tsm.ts'
 import { eventLog, logged } from '../../support/event-log.ts'
@@ -97,8 +98,9 @@ test('a TPM alone quotes for the session with a key of its own, the same each ti
   const before = await shown()
   t.is(before.events, 1)
   t.deepEqual(before.pcrs.get(12), new Uint8Array(32))
-  // As the initrd does it: the launch config's hash, behind firmware's log.
-  swtpm.tool('pcrextend', `12:sha256=${hex(launch)}`)
+  // As the supervisor does it: the launch config's hash, behind firmware's log.
+  await Tpm.with(swtpm.transport(), tpm => tpm.extend(12, launch))
+  t.regex(swtpm.tool('pcrread', 'sha256:12'), new RegExp(hex(p.sha256(new Uint8Array(32), launch)), 'i'))
   const after = await shown()
   t.is(after.events, 2)
   t.deepEqual(after.pcrs.get(12), p.sha256(concat(new Uint8Array(32), launch)))
