@@ -11,7 +11,7 @@ import { decodeCertificateTable, encodeCertificateTable } from '../../attestatio
 import type { Product } from '../../attestation/snp/tcb.ts'
 import { lenient } from '../support/policies.ts'
 import { snpClaims } from '../support/evidence-vectors.ts'
-import { chipId, good, launch, manifest, nonce, NOW, type Variation } from '../support/silicon.ts'
+import { chipId, good, launch, manifest, nonce, NOW, type Variation, manifestBody } from '../support/silicon.ts'
 
 const node = nodePrimitives(nodeCrypto)
 const all: readonly Product[] = ['Milan', 'Genoa', 'Siena', 'Turin']
@@ -100,6 +100,9 @@ const accepted: Record<string, Variation> = {
         },
       },
     },
+  },
+  'a measurement among entries that the policy holds': {
+    policy: { measurement: { require: { entries: manifestBody.entries } } },
   },
   'a measurement pinned by hand': { policy: { measurement: { require: { exactly: [launch.measurement] } } } },
   'reported below committed below current, as clouds do': {

@@ -350,6 +350,17 @@ const rows: Record<string, Row> = {
   },
 
   // 9 measurement
+  'a measurement that no entry of the policy has': {
+    step: 'measurement',
+    code: 'measurement',
+    policy: { measurement: { require: { entries: manifestBody.entries } } },
+    fields: { measurement: bytes(48, 0xab) },
+  },
+  'an entry of the policy for real silicon': {
+    step: 'measurement',
+    code: 'measurement',
+    policy: { measurement: { require: { entries: manifestBody.entries.map(entry => ({ ...entry, tee: 'snp' })) } } },
+  },
   'another measurement': { step: 'measurement', code: 'measurement', fields: { measurement: bytes(48, 0xab) } },
   'a measurement of another length of trust': {
     step: 'measurement',
