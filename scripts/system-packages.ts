@@ -9,6 +9,7 @@ const onPath = (name: string) => (process.env['PATH'] ?? '').split(':').some(fol
 const wanted: Readonly<Record<string, () => boolean>> = {
   age: () => onPath('age'),
   chromium: () => onPath('chromium'),
+  'poppler-utils': () => onPath('pdftoppm'),
   swtpm: () => onPath('swtpm'),
   haproxy: () => existsSync('/usr/sbin/haproxy'),
   systemd: () => onPath('systemd-analyze'),

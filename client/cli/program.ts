@@ -389,7 +389,7 @@ function build(run: Run, start: commands.StartLocalPod): Command {
       example(
         'pod recovery plan --friend Ann --friend Ben --friend Cem --lose Ann',
         'pod recovery set-up --friend Ann --friend Ben --friend Cem --out shares',
-        'pod recovery confirm --words-file shares/01-paper-kit.txt',
+        'pod recovery confirm --image scan-of-the-sheet.jpg',
         'pod recovery kit pod.kit',
         'pod --home new recovery begin pod.kit --lost',
       ),
@@ -408,20 +408,23 @@ function build(run: Run, start: commands.StartLocalPod): Command {
     )
     .action((options: recoveries.PlanOptions) => run(context => recoveries.showPlan(context, options)))
   planned(recovery.command('set-up'))
-    .description('deal a new version of the plan: one file for each holder')
+    .description('deal a new version of the plan: a sheet to print, or a sealed file, for each holder')
     .requiredOption('--out <dir>', 'where the files of the holders go')
-    .option('--holder <name=file>', "a holder's key: the share is sealed to it (repeat it); others get words", gather)
+    .option('--holder <name=file>', "a holder's key: the share is sealed to it (repeat it); others get sheets", gather)
+    .addOption(new Option('--paper <size>', 'what the sheets are printed on').choices(['a4', 'letter']).default('a4'))
+    .option('--kit-at <place>', 'where the kit will be kept, printed on every sheet (default: a line to write it on)')
     .option('--route-passphrase <name=file>', 'passphrase of a way back that asks for one (repeat it)', gather)
     .addHelpText('after', example('pod recovery set-up --friend Ann --friend Ben --friend Cem --out shares'))
     .action((options: recoveries.SetUpOptions) => run(context => recoveries.setUp(context, options)))
   recovery
     .command('confirm')
     .description('a holder shows the share, or answers a question about it; a plan counts once all have')
+    .option('--image <file>', 'a scan or photo of the printed sheet, PNG or JPEG')
     .option('--words-file <file>', 'the words, or the sheet with them; - for standard input')
     .option('--share-file <file>', 'the code of a sheet, as scanned')
     .option('--ask <name>', 'a question for a holder, answered without telling the share')
     .option('--answer <hex>', 'the answer to it')
-    .addHelpText('after', example('pod recovery confirm --words-file -', 'pod recovery confirm --ask Ann'))
+    .addHelpText('after', example('pod recovery confirm --image photo.jpg', 'pod recovery confirm --ask Ann'))
     .action((options: recoveries.ConfirmOptions) => run(context => recoveries.confirm(context, options)))
   recovery
     .command('status')
@@ -457,13 +460,14 @@ function build(run: Run, start: commands.StartLocalPod): Command {
     .action((path: string) => run(context => recoveries.writeRequest(context, path)))
   recovery
     .command('add')
-    .description("add a holder's answer, or the words of a sheet")
+    .description("add a holder's answer, or a sheet by its picture or its words")
     .argument('[answer]')
+    .option('--image <file>', 'a scan or photo of a sheet, PNG or JPEG')
     .option('--words-file <file>', 'the words, or the sheet with them; - for standard input')
     .option('--route <number>', 'which way back the words are of', whole(1), 1)
     .addHelpText(
       'after',
-      example('pod --home new recovery add ann.answer', 'pod --home new recovery add --words-file -'),
+      example('pod --home new recovery add ann.answer', 'pod --home new recovery add --image photo.jpg'),
     )
     .action((answer: string | undefined, options: recoveries.AddOptions) =>
       run(context => recoveries.add(context, answer, options)),

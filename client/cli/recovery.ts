@@ -3,17 +3,18 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fromHex, hex, utf8Text } from '../../attestation/bytes.ts'
 import { Malformed, Rejection } from '../../attestation/errors.ts'
+import type { Primitives } from '../../attestation/primitives/primitives.ts'
 import { OwnerHome } from '../owner/home.ts'
 import { OwnerRecovery } from '../owner/recovery.ts'
-import { ownerFingerprint } from '../recovery/box.ts'
-import type { DealtShare } from '../recovery/deal.ts'
 import { decodeKit, GATHERING_CAP, Gathering, KIT_CAP } from '../recovery/gathering.ts'
 import { decodeHolderKey, type HolderKey, holderFingerprint, holderWords, sealShareFor } from '../recovery/holder.ts'
-import { decodeHeldShare, HELD_SHARE_CAP, shareOf } from '../recovery/manifest.ts'
+import { decodeHeldShare, HELD_SHARE_CAP, type HeldShare } from '../recovery/manifest.ts'
+import { fitsPdf, type PaperSize, type Sheet, sheetHtml, sheetOf, sheetPdf, sheetText } from '../recovery/paper.ts'
 import { checkRecoveryPlan, defaultPlan, describePlan, type Plan, simulateLoss } from '../recovery/plan.ts'
 import { encodeRequest, spokenCode } from '../recovery/request.ts'
-import { encodeShare, wordsText } from '../recovery/shares/mnemonic.ts'
+import { scanSheet } from '../recovery/scan.ts'
 import type { Context } from './context.ts'
+import { decodePicture, PICTURE_CAP } from './pictures.ts'
 import { date, printable, readInput, secretFromFile } from './terminal.ts'
 
 const now = () => Math.floor(Date.now() / 1000)
@@ -108,7 +109,13 @@ export async function showPlan({ terminal }: Context, options: PlanOptions): Pro
 }
 
 export type SetUpOptions = PlanOptions &
-  Readonly<{ out: string; holder?: readonly string[]; routePassphrase?: readonly string[] }>
+  Readonly<{
+    out: string
+    paper: PaperSize
+    kitAt?: string
+    holder?: readonly string[]
+    routePassphrase?: readonly string[]
+  }>
 
 const pairOf = (option: string, text: string): [string, string] => {
   const at = text.indexOf('=')
@@ -136,15 +143,15 @@ export async function setUp(context: Context, options: SetUpOptions): Promise<vo
   const dealt = await terminal.progress('splitting', () => recovery.prepare(plan, passphrases, fingerprints, now()))
   await mkdir(options.out, { recursive: true, mode: 0o700 })
   const root = { key: owner.home.launchConfig.owner, sign: owner.sign }
-  const files: { holder: string; file: string; words?: string }[] = []
+  const files: { holder: string; file: string; page?: string; pdf?: string; words?: string }[] = []
   for (const [i, share] of dealt.shares.entries()) {
     const { holder } = share
     const key = keys.get(holder.name)
     const base = `${String(i + 1).padStart(2, '0')}-${holder.name.replace(/[^\p{L}\p{N}]+/gu, '-')}`
     if (key === undefined) {
-      const file = join(options.out, `${base}.txt`)
-      await writeFile(file, sheetOf(p, root.key, plan, share), { mode: 0o600, flag: 'wx' })
-      files.push({ holder: holder.name, file })
+      const sheet = sheetOf(p, share, { made: date(now()), kitAt: options.kitAt ?? null })
+      const { text, page, pdf } = await writeSheet(context, join(options.out, base), sheet, options.paper)
+      files.push({ holder: holder.name, file: text, page, pdf })
     } else {
       const file = join(options.out, `${base}.share`)
       await writeFile(file, await sealShareFor(p, root, key, share.share, now()), { mode: 0o600, flag: 'wx' })
@@ -154,9 +161,9 @@ export async function setUp(context: Context, options: SetUpOptions): Promise<vo
   terminal.show({ version: dealt.policy.version, files, plan }, [
     ...previewOf(plan),
     '',
-    ...files.map(({ holder, file, words }) =>
+    ...files.map(({ holder, file, pdf, words }) =>
       words === undefined
-        ? `${file}   words for ${printable(holder)}: print it or write it down, hand it over, delete the file`
+        ? `${pdf}   sheet for ${printable(holder)} (also .html and .txt): print it, confirm the print, delete the files`
         : `${file}   for ${printable(holder)} alone, if this is what he reads to you: ${words}`,
     ),
     '',
@@ -164,34 +171,26 @@ export async function setUp(context: Context, options: SetUpOptions): Promise<vo
   ])
 }
 
-/** What a sheet says: plain text that any printer takes. */
-function sheetOf(
-  p: Context['primitives'],
-  owner: Parameters<typeof ownerFingerprint>[1],
-  plan: Plan,
-  { holder, share, route }: DealtShare,
-): string {
-  const words = wordsText(encodeShare(shareOf(share))).split(' ')
-  const rows = Array.from({ length: Math.ceil(words.length / 4) }, (_, row) =>
-    words
-      .slice(4 * row, 4 * row + 4)
-      .map((word, i) => `${String(4 * row + i + 1).padStart(2)} ${word.padEnd(10)}`)
-      .join('  '),
-  )
-  return `RECOVERY SHARE of ${holder.name}
-way back "${route.name}", plan ${share.version}, ${date(now())}
-owner ${hex(ownerFingerprint(p, owner))}
-
-${rows.join('\n')}
-
-Who recovers needs: ${describePlan({ routes: [route] }).join('')}.
-This sheet alone ${describePlan(plan).length > 0 && route.groupThreshold === 1 && route.groups.some(({ threshold, holders }) => threshold === 1 && holders.some(({ name }) => name === holder.name)) ? 'is enough, with the recovery kit: keep it like the data itself.' : 'opens nothing.'}
-Keep it dry, dark and where you will find it. When its owner asks for it, make sure by voice that it is the owner.
-Checked once a year: pod recovery confirm --words-file SHEET
-`
+/** The page to print, in three forms; none is written over another. Returns the PDF's path. */
+async function writeSheet({ terminal, primitives: p }: Context, base: string, sheet: Sheet, paper: PaperSize) {
+  const write = (ending: string, data: string | Uint8Array) =>
+    writeFile(`${base}.${ending}`, data, { mode: 0o600, flag: 'wx' })
+  await write('txt', sheetText(sheet))
+  await write('html', sheetHtml(p, sheet))
+  await write('pdf', sheetPdf(sheet, paper))
+  if (!fitsPdf(sheet)) {
+    terminal.note(`${base}.pdf lacks letters that its fonts do not have (shown as ?): print ${base}.html instead`)
+  }
+  return { text: `${base}.txt`, page: `${base}.html`, pdf: `${base}.pdf` }
 }
 
-export type ConfirmOptions = Readonly<{ wordsFile?: string; shareFile?: string; ask?: string; answer?: string }>
+export type ConfirmOptions = Readonly<{
+  image?: string
+  wordsFile?: string
+  shareFile?: string
+  ask?: string
+  answer?: string
+}>
 
 export async function confirm(context: Context, options: ConfirmOptions): Promise<void> {
   const { terminal, primitives: p } = context
@@ -204,7 +203,7 @@ export async function confirm(context: Context, options: ConfirmOptions): Promis
     ])
     return
   }
-  const name = await proveBy(recovery, options)
+  const name = await proveBy(p, recovery, options)
   const { pending, active, holders } = await recovery.status(now())
   const missing = holders.filter(({ confirmed }) => !confirmed).map(holder => holder.name)
   terminal.show({ holder: name, active, pending, missing }, [
@@ -215,27 +214,37 @@ export async function confirm(context: Context, options: ConfirmOptions): Promis
   ])
 }
 
-async function proveBy(recovery: OwnerRecovery, options: ConfirmOptions): Promise<string> {
-  const { wordsFile, shareFile, ask, answer } = options
+async function proveBy(p: Primitives, recovery: OwnerRecovery, options: ConfirmOptions): Promise<string> {
+  const { image, wordsFile, shareFile, ask, answer } = options
   if (ask !== undefined && answer !== undefined) {
     const bytes = fromHex(answer)
     if (bytes?.length !== 32) throw new Malformed('--answer: expected 64 hexadecimal digits', 'data')
     return recovery.proveByAnswer(ask, bytes, now())
   }
+  if (image !== undefined) return recovery.confirmShare(await shareIn(p, image), now())
   if (shareFile !== undefined) {
     return recovery.confirmShare(decodeHeldShare(await fileOf(shareFile, HELD_SHARE_CAP)), now())
   }
   if (wordsFile === undefined) {
-    throw new Malformed('say --words-file FILE (- for standard input), or --ask NAME', 'data')
+    throw new Malformed(
+      'say --image FILE (a scan or photo of the sheet), --words-file FILE (- for standard input), or --ask NAME',
+      'data',
+    )
   }
   return recovery.confirmWords(await wordsFrom(wordsFile), now())
+}
+
+/** The share on a scanned or photographed sheet. */
+async function shareIn(p: Primitives, path: string): Promise<HeldShare> {
+  return scanSheet(p, decodePicture(await fileOf(path, PICTURE_CAP)))
 }
 
 /** The words alone, also out of a sheet as `set-up` wrote it: numbers and lines around them are let go. */
 async function wordsFrom(path: string): Promise<string> {
   const text = utf8Text(await fileOf(path, 16 * 1024))
   if (text === null) throw new Malformed(`${path} is not text`, 'data')
-  const numbered = [...text.matchAll(/(?<=^|\s)\d{1,2}\s+([a-z]+)/g)].map(found => found[1])
+  const rows = text.split('\n').filter(line => /^(?:\s*\d{1,2}\s+[a-z]+)+\s*$/.test(line))
+  const numbered = rows.flatMap(row => row.match(/[a-z]+/g) ?? [])
   return numbered.length >= 20 ? numbered.join(' ') : text
 }
 
@@ -347,18 +356,22 @@ export async function writeRequest(context: Context, path: string): Promise<void
   ])
 }
 
-export type AddOptions = Readonly<{ wordsFile?: string; route: number }>
+export type AddOptions = Readonly<{ image?: string; wordsFile?: string; route: number }>
 
 export async function add(
   context: Context,
   answer: string | undefined,
-  { wordsFile, route }: AddOptions,
+  { image, wordsFile, route }: AddOptions,
 ): Promise<void> {
   const gathering = await underWay(context)
-  if ((answer === undefined) === (wordsFile === undefined)) {
-    throw new Malformed('say the file of an answer, or --words-file FILE (- for standard input)', 'data')
+  if ([answer, image, wordsFile].filter(given => given !== undefined).length !== 1) {
+    throw new Malformed(
+      'say one of: the file of an answer, --image FILE (a scan or photo of a sheet), --words-file FILE (- for standard input)',
+      'data',
+    )
   }
-  if (wordsFile !== undefined) {
+  if (image !== undefined) gathering.addShare(await shareIn(context.primitives, image))
+  else if (wordsFile !== undefined) {
     const { changed } = gathering.addWords(route - 1, await wordsFrom(wordsFile))
     for (const place of changed) context.terminal.note(`corrected word ${place}: compare it with the sheet`)
   } else await gathering.addAnswer(await fileOf(answer as string, 64 * 1024))

@@ -2,11 +2,18 @@
  * The owner's own record of the recovery plan: who holds what, who has proved it and when. No share and no secret of a
  * way back is kept here. A version counts only when every holder has confirmed: until then the one before it stays.
  */
-import { equal } from '../../attestation/bytes.ts'
+import { equal, hex } from '../../attestation/bytes.ts'
 import { Malformed, Rejection } from '../../attestation/errors.ts'
 import type { SyncPrimitives } from '../../attestation/primitives/primitives.ts'
 import { array, bytes, nullable, type Of, struct, text, tuple, uint } from '../../attestation/wire.ts'
-import { backupKey, decodeRecoveryPolicy, encodeRecoveryPolicy, RECOVERY_POLICY_CAP, sealBox } from '../recovery/box.ts'
+import {
+  backupKey,
+  decodeRecoveryPolicy,
+  encodeRecoveryPolicy,
+  ownerFingerprint,
+  RECOVERY_POLICY_CAP,
+  sealBox,
+} from '../recovery/box.ts'
 import { type Dealt, deal } from '../recovery/deal.ts'
 import { encodeKit } from '../recovery/gathering.ts'
 import {
@@ -136,8 +143,27 @@ export class OwnerRecovery {
     })
   }
 
-  /** Words or code that a holder shows: scanned back from paper, read out, or brought along. Returns whose they are. */
-  async confirmShare(held: Pick<HeldShare, 'route' | 'words'>, now: number): Promise<string> {
+  /**
+   * The code that a holder shows: scanned back from paper, or brought along. Returns whose it is. Throws Rejection that
+   * says where it is of another owner or another version of the plan.
+   */
+  async confirmShare(held: HeldShare, now: number): Promise<string> {
+    if (!equal(held.owner, ownerFingerprint(this.#p, this.#root.key))) {
+      throw new Rejection('data', 'conflict', `a share of another owner, ${hex(held.owner)}`)
+    }
+    const { active, pending } = await this.#read()
+    const expected = (pending ?? active)?.number
+    if (expected !== undefined && held.version !== expected) {
+      throw new Rejection(
+        'data',
+        'conflict',
+        `a share of plan ${held.version}; what is to be shown is of plan ${expected}`,
+      )
+    }
+    return this.#confirm(held, now)
+  }
+
+  async #confirm(held: Pick<HeldShare, 'route' | 'words'>, now: number): Promise<string> {
     const { group, member } = shareOf(held)
     return this.#prove(now, async (version, holdings) => {
       const found = holdings.find(each => each.route === held.route && each.group === group && each.member === member)
@@ -160,7 +186,7 @@ export class OwnerRecovery {
     const { active, pending } = await this.#read()
     for (const { route } of [...(pending?.holdings ?? []), ...(active?.holdings ?? [])]) {
       try {
-        return await this.confirmShare({ route, words }, now)
+        return await this.#confirm({ route, words }, now)
       } catch (error) {
         if (!(error instanceof Rejection)) throw error
       }

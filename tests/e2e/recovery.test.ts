@@ -10,7 +10,12 @@ import { StateFolder } from '../../client/owner/folder.ts'
 import { OwnerHome } from '../../client/owner/home.ts'
 import { encodeHolderKey, openShareFor } from '../../client/recovery/holder.ts'
 import { answerRequest, decodeRequest } from '../../client/recovery/request.ts'
+import { decodePicture } from '../../client/cli/pictures.ts'
 import { drillAnswer } from '../../client/recovery/deal.ts'
+import { encodeHeldShare } from '../../client/recovery/manifest.ts'
+import { scanSheet } from '../../client/recovery/scan.ts'
+import { seriesOf } from '../../client/web/codes/series.ts'
+import { pictureOfCode, pngOf, rendered } from '../support/paper.ts'
 import { p, startTestPod, temporaryFolder } from '../support/pod.ts'
 
 const main = resolve(import.meta.dirname, '../../client/cli/main.ts')
@@ -66,7 +71,7 @@ test.serial('an owner who lost every device comes back, by friends and by paper,
 
   const holders = friends.flatMap(({ key }) => ['--holder', `${key.name}=${file(`${key.name}.key`)}`])
   const made = await ok(t, home, 'recovery', 'set-up', ...who, ...holders, '--out', file('shares'))
-  const given = made['files'] as { holder: string; file: string }[]
+  const given = made['files'] as { holder: string; file: string; pdf?: string }[]
   t.is(given.length, 4)
   const shares = new Map<string, Awaited<ReturnType<typeof openShareFor>>['share']>()
   for (const { key, pair } of friends) {
@@ -80,8 +85,20 @@ test.serial('an owner who lost every device comes back, by friends and by paper,
   })
 
   // The paper is read back; the friends answer a question. Only then does the plan count.
-  const sheet = given.find(({ holder }) => holder === 'paper kit')?.file as string
+  const { file: sheet, pdf } = given.find(({ holder }) => holder === 'paper kit') as { file: string; pdf: string }
+  const print = new Uint8Array(readFileSync(pdf))
+  writeFileSync(file('scan.jpg'), rendered(print, 150, 'jpeg'))
+  const { owner, ...rest } = scanSheet(p, decodePicture(rendered(print, 100, 'png')))
+  const foreign = { 'another owner': { ...rest, owner: p.random(16) }, 'of plan 7': { ...rest, owner, version: 7 } }
+  for (const [what, share] of Object.entries(foreign)) {
+    writeFileSync(file('foreign.png'), pngOf(pictureOfCode(seriesOf(p, encodeHeldShare(share))[0] as string)))
+    const { code, err } = await pod(home, 'recovery', 'confirm', '--image', file('foreign.png'))
+    t.is(code, 10)
+    t.regex(err, new RegExp(what))
+  }
+  t.regex((await pod(home, 'recovery', 'confirm', '--image', pdf)).err, /scan or photograph the page/)
   await ok(t, home, 'recovery', 'confirm', '--words-file', sheet)
+  await ok(t, home, 'recovery', 'confirm', '--image', file('scan.jpg'))
   for (const { key } of friends) {
     t.is((await ok(t, home, 'recovery', 'status'))['active'], null)
     const { question } = await ok(t, home, 'recovery', 'confirm', '--ask', key.name)
@@ -106,8 +123,10 @@ test.serial('an owner who lost every device comes back, by friends and by paper,
     const begun = await ok(t, anew, 'recovery', 'begin', file('pod.kit'), '--lost')
     t.is((begun['spokenCode'] as string).split(' ').length, 6)
     t.is((await pod(anew, 'recovery', 'finish', '--no-passphrase')).code, 10)
-    if (words) await ok(t, anew, 'recovery', 'add', '--words-file', sheet)
-    else {
+    if (words) {
+      await ok(t, anew, 'recovery', 'add', '--image', file('scan.jpg'))
+      await ok(t, anew, 'recovery', 'add', '--words-file', sheet)
+    } else {
       await ok(t, anew, 'recovery', 'request', file('lost.request'))
       for (const { key, sender } of friends.slice(1)) {
         const request = decodeRequest(new Uint8Array(readFileSync(file('lost.request'))), now())
