@@ -274,12 +274,28 @@ function dropOldImages(images: string): void {
 /** Names the inputs of what lies beside it; written last. */
 const KEY_FILE = 'inputs.sha256'
 
+/** What every build makes, whatever the formats and the key. */
+const artefacts = [
+  'vmlinuz',
+  'initrd.zst',
+  'root.squashfs',
+  'cmdline',
+  'pod.efi',
+  'disk.raw',
+  'OVMF.amdsev.fd',
+  'OVMF.fd',
+  'measurements.json',
+  'sbom.spdx.json',
+  'contents.json',
+] as const
+
 function isCurrent(out: string, key: string): boolean {
-  try {
-    return readFileSync(join(out, KEY_FILE), 'utf8').trim() === key && existsSync(join(out, 'disk.raw'))
-  } catch {
-    return false
-  }
+  const keyFile = join(out, KEY_FILE)
+  return (
+    existsSync(keyFile) &&
+    readFileSync(keyFile, 'utf8').trim() === key &&
+    artefacts.every(name => existsSync(join(out, name)))
+  )
 }
 
 /** Writes the artefacts to `out`. Throws ImageError with a next step where there is one. */

@@ -2,7 +2,7 @@
  * Builds the image twice, in folders of other depth, under another umask, in another time zone and at another hour, and
  * compares every artefact.
  */
-import { execFileSync, spawn } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { closeSync, cpSync, existsSync, mkdirSync, openSync, readdirSync, readSync, rmSync, symlinkSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { ImageError } from '../../vm-image/errors.ts'
@@ -12,13 +12,19 @@ import { formats } from '../../vm-image/wrap.ts'
 
 type Build = Readonly<{ checkout: string; umask: string; timeZone: string; clock: string | null; cache: string | null }>
 
+function checkedIn(root: string): string[] {
+  const args = ['ls-files', '--cached', '--others', '--exclude-standard', '-z']
+  const { status, stdout } = spawnSync('git', args, { cwd: root, encoding: 'utf8', maxBuffer: 64 << 20 })
+  if (status === 0) return stdout.split('\0')
+  throw new ImageError(
+    'missing',
+    'A reproduction copies what git knows; install git, and run this in a clone of the repository.',
+  )
+}
+
 /** The files that git knows or would take, and the installed packages by hard links: a build may not see where it is. */
 function copyCheckout(root: string, to: string): void {
-  const list = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '-z'], { cwd: root })
-  for (const name of list
-    .toString()
-    .split('\0')
-    .filter(each => each !== '' && existsSync(join(root, each)))) {
+  for (const name of checkedIn(root).filter(each => each !== '' && existsSync(join(root, each)))) {
     mkdirSync(dirname(join(to, name)), { recursive: true })
     cpSync(join(root, name), join(to, name))
   }

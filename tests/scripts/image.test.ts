@@ -1,6 +1,6 @@
 import crypto from 'node:crypto'
-import { spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { spawn, spawnSync } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import test from 'ava'
@@ -90,3 +90,21 @@ for (const [what, [args, message]] of Object.entries(wrong)) {
     t.regex(stderr, message)
   })
 }
+
+test('npm run image: interrupted, it says so and leaves what was there', async t => {
+  const out = artefacts('interrupted', { vmlinuz: 'from before' })
+  const build = spawn(process.execPath, [join(root, 'scripts/image/main.ts'), '--unsigned', '--out', out])
+  const ended = new Promise<number | null>(done => build.once('close', done))
+  let said = ''
+  build.stderr.setEncoding('utf8').on('data', (text: string) => {
+    if (said === '') build.kill('SIGINT')
+    said += text
+  })
+  t.is(await ended, 130)
+  t.regex(said, /Interrupted: what was there before is untouched; run the same command again\.\n$/)
+  t.deepEqual(readdirSync(out), ['vmlinuz'])
+  t.deepEqual(
+    readdirSync(folder).filter(name => name.endsWith('.tmp')),
+    [],
+  )
+})
