@@ -9,7 +9,16 @@ import { OwnerRecovery } from '../owner/recovery.ts'
 import { decodeKit, GATHERING_CAP, Gathering, KIT_CAP } from '../recovery/gathering.ts'
 import { decodeHolderKey, type HolderKey, holderFingerprint, holderWords, sealShareFor } from '../recovery/holder.ts'
 import { decodeHeldShare, HELD_SHARE_CAP, type HeldShare } from '../recovery/manifest.ts'
-import { fitsPdf, type PaperSize, type Sheet, sheetHtml, sheetOf, sheetPdf, sheetText } from '../recovery/paper.ts'
+import {
+  fingerprintText,
+  fitsPdf,
+  type PaperSize,
+  type Sheet,
+  sheetHtml,
+  sheetOf,
+  sheetPdf,
+  sheetText,
+} from '../recovery/paper.ts'
 import { checkRecoveryPlan, defaultPlan, describePlan, type Plan, simulateLoss } from '../recovery/plan.ts'
 import { encodeRequest, spokenCode } from '../recovery/request.ts'
 import { scanSheet } from '../recovery/scan.ts'
@@ -316,7 +325,9 @@ export async function showProgress(context: Context): Promise<void> {
   const code = spokenCode(context.primitives, gathering.request)
   const progress = gathering.progress()
   const request = encodeRequest(gathering.request)
+  const owner = fingerprintText(gathering.request.owner)
   const document = {
+    owner,
     request: hex(request),
     spokenCode: code,
     expires: gathering.request.expires,
@@ -333,6 +344,7 @@ export async function showProgress(context: Context): Promise<void> {
     })),
   }
   context.terminal.show(document, [
+    `The kit is of the owner  ${owner}; every sheet must say the same.`,
     `Asked for by these words, to be compared by voice:  ${code}`,
     ...document.routes.flatMap(({ route, complete, groups, groupThreshold, passphrase }) => [
       `way back ${route}: ${complete ? 'COMPLETE' : `${groupThreshold} of ${groups.length} groups needed`}${passphrase ? ', and its passphrase' : ''}`,

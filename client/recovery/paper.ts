@@ -14,6 +14,9 @@ import { isPrintable, PdfPage, paperSizes, textWidth, wrapText } from './pdf.ts'
 import { canRecover, describePlan } from './plan.ts'
 import { encodeShare, wordsText } from './shares/mnemonic.ts'
 
+/** The owner's fingerprint as people compare it. */
+export const fingerprintText = (owner: Uint8Array): string => (hex(owner).match(/.{4}/g) ?? []).join(' ')
+
 export type Sheet = Readonly<{
   holder: string
   /** Label and value, in the order in which they are shown; an empty value is a line to write on. */
@@ -42,7 +45,7 @@ export function sheetOf(
       ['Way back', route.name],
       ['Plan', `version ${share.version}`],
       ['Made on', made],
-      ['Owner', (hex(share.owner).match(/.{4}/g) ?? []).join(' ')],
+      ['Owner', fingerprintText(share.owner)],
       ['The recovery kit, a file, is kept at', kitAt ?? ''],
     ],
     words: wordsText(encodeShare(shareOf(share))).split(' '),

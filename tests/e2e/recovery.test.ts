@@ -122,6 +122,7 @@ test.serial('an owner who lost every device comes back, by friends and by paper,
     t.is((await pod(anew, 'recovery', 'begin', file('pod.kit'))).code, 30, 'lost or stolen is asked first')
     const begun = await ok(t, anew, 'recovery', 'begin', file('pod.kit'), '--lost')
     t.is((begun['spokenCode'] as string).split(' ').length, 6)
+    t.true(readFileSync(sheet, 'utf8').includes(begun['owner'] as string))
     t.is((await pod(anew, 'recovery', 'finish', '--no-passphrase')).code, 10)
     if (words) {
       await ok(t, anew, 'recovery', 'add', '--image', file('scan.jpg'))
