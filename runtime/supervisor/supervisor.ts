@@ -281,7 +281,10 @@ export class Supervisor {
   }
 }
 
-/** Splits the control socket into verbs. *Open* is followed by exactly 32 bytes; anything unknown ends the role. */
+/**
+ * Splits the control socket into verbs. *Open* is followed by exactly 32 bytes; anything unknown ends the role. The key
+ * lies in a buffer of its own: the collector moves small arrays about, and leaves what it moved where it was.
+ */
 export function readVerbs(role: RoleProcess, handle: (verb: RoleVerb, diskKey: Uint8Array) => void): void {
   let key: Uint8Array | null = null
   let held = 0
@@ -294,7 +297,7 @@ export function readVerbs(role: RoleProcess, handle: (verb: RoleVerb, diskKey: U
           key = null
           held = 0
         }
-      } else if (byte === 0x4f) key = new Uint8Array(DISK_KEY_BYTES)
+      } else if (byte === 0x4f) key = new Uint8Array(new ArrayBuffer(DISK_KEY_BYTES))
       else if (byte === 0x72 || byte === 0x52 || byte === 0x4c) {
         handle(String.fromCharCode(byte) as RoleVerb, new Uint8Array())
       } else {
