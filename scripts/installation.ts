@@ -15,6 +15,7 @@ import {
   signReferenceValues,
 } from '../attestation/reference-values.ts'
 import { loadSilicon, mintSilicon, type Silicon } from '../attestation/silicon/silicon.ts'
+import { loadTdSilicon, mintTdSilicon, type TdSilicon } from '../attestation/silicon/td.ts'
 import { encode } from '../attestation/wire.ts'
 import type { StateFolder } from '../client/owner/folder.ts'
 
@@ -36,6 +37,12 @@ export interface Installation {
 
 /** What a manifest of this installation says of its one machine. */
 export type Measured = Readonly<{ tee: ManifestEntry['tee']; flags: ManifestEntry['flags']; measurement: Uint8Array }>
+
+export const tdMeasured = (measurement: Uint8Array): Measured => ({
+  tee: 'simulated-tdx',
+  flags: ['mrconfigid'],
+  measurement,
+})
 
 export const snpMeasured = (measurement: Uint8Array): Measured => ({
   tee: 'simulated-snp',
@@ -115,17 +122,37 @@ export function measureRoles(rolesDir: string): Uint8Array {
   )
 }
 
-/** This installation's vendor and chip, made on first use. The file holds private keys. */
-export async function installedSilicon(file: string, now = Math.floor(Date.now() / 1000)): Promise<Silicon> {
+/** What a file holds, made and kept on first use. The file holds private keys. */
+async function kept<T extends { save(): Promise<Uint8Array> }>(
+  file: string,
+  mint: () => Promise<T>,
+  load: (saved: Uint8Array) => Promise<T>,
+): Promise<T> {
   let saved: Uint8Array
   try {
     saved = readFileSync(file)
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
-    const fresh = await mintSilicon(now)
+    const fresh = await mint()
     writeFileSync(`${file}.new`, await fresh.save(), { mode: 0o600 })
     renameSync(`${file}.new`, file)
     return fresh
   }
-  return loadSilicon(new Uint8Array(saved), now)
+  return load(new Uint8Array(saved))
 }
+
+/** This installation's vendor and chip. */
+export const installedSilicon = (file: string, now = Math.floor(Date.now() / 1000)): Promise<Silicon> =>
+  kept(
+    file,
+    () => mintSilicon(now),
+    saved => loadSilicon(saved, now),
+  )
+
+/** The same for TDX. */
+export const installedTdSilicon = (file: string, now: number): Promise<TdSilicon> =>
+  kept(
+    file,
+    () => mintTdSilicon(p, now),
+    saved => loadTdSilicon(p, saved, now),
+  )

@@ -1,6 +1,7 @@
 /** What the simulated security processor says, whatever carries it: a socket on a laptop, a virtio-serial port of a VM. */
 import { encodeEvidence } from '../attestation/evidence.ts'
 import type { Launch, Silicon } from '../attestation/silicon/silicon.ts'
+import type { LaunchedTd, TdSilicon } from '../attestation/silicon/td.ts'
 import { decode, encodeAs } from '../attestation/wire.ts'
 import { answer, frame, MESSAGE_CAP, request } from '../runtime/attester/simulated.ts'
 
@@ -14,6 +15,16 @@ export const snpEvidence =
     return encodeEvidence([
       ['snp-report', report],
       ['certs', certs],
+    ])
+  }
+
+export const tdEvidence =
+  (silicon: TdSilicon, launched: LaunchedTd): Sign =>
+  async reportData => {
+    const { quote, collateral } = await silicon.quote(launched, reportData)
+    return encodeEvidence([
+      ['tdx-quote', quote],
+      ['collateral', collateral],
     ])
   }
 

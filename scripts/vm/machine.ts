@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import crypto from 'node:crypto'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -14,6 +14,8 @@ import { nodePrimitives } from '../../attestation/primitives/node.ts'
 import { type DirectBoot, kernelHashes, launchDigest } from '../../attestation/snp/launch-digest.ts'
 import { footerTable, hashTableAddress } from '../../attestation/snp/ovmf.ts'
 import { modelSignature } from '../../attestation/snp/vmsa.ts'
+import { diskBootRtmrs } from '../../attestation/tdx/disk-boot.ts'
+import { mrTd } from '../../attestation/tdx/measure.ts'
 import { onMessages } from '../../runtime/attester/simulated.ts'
 import { toolCommand } from '../../vm-image/tools.ts'
 import { answerer, type Sign } from '../signing.ts'
@@ -24,6 +26,8 @@ const CPU = 'EPYC-v4'
 const GUEST_PORT = 8080
 const CONSOLE_KEPT_BYTES = 64 * 1024
 const STOP_PATIENCE_MS = 10_000
+/** The partition table of a disk lies in its first bytes. */
+const TABLE_BYTES = 64 * 1024
 
 /** The files of packaging A as `npm run image` leaves them. */
 export type DirectImage = Readonly<{ firmware: string; kernel: string; initrd: string; cmdline: string; root: string }>
@@ -56,6 +60,32 @@ export function measureDirect(image: DirectImage, processors: number): Uint8Arra
   })
 }
 
+/** The files of packaging B. */
+export type DiskImage = Readonly<{ firmware: string; disk: string; uki: string }>
+
+export const diskImage = (folder: string): DiskImage => ({
+  firmware: join(folder, 'OVMF.fd'),
+  disk: join(folder, 'disk.raw'),
+  uki: join(folder, 'pod.efi'),
+})
+
+/** The beginning of a file. */
+function headOf(path: string, bytes: number): Uint8Array {
+  const file = openSync(path, 'r')
+  try {
+    const head = new Uint8Array(bytes)
+    return head.subarray(0, readSync(file, head))
+  } finally {
+    closeSync(file)
+  }
+}
+
+/** MRTD, RTMR1 and RTMR2 of a TD that starts with these files. */
+export function measureDisk({ firmware, disk, uki }: DiskImage) {
+  const rtmrs = diskBootRtmrs(p, { disk: headOf(disk, TABLE_BYTES), image: read(uki) })
+  return { mrTd: mrTd(p, read(firmware), 'page-by-page'), ...rtmrs }
+}
+
 /** Where QEMU on SNP puts the hashes of kernel, initrd and command line; here a loader does. Null: nowhere. */
 export type HashPage = Readonly<{ address: number; bytes: Uint8Array }>
 
@@ -77,6 +107,8 @@ export type MachineOptions = Readonly<{
   processors?: number
   /** More of QEMU's arguments. */
   more?: readonly string[]
+  /** Lets the caller type at the console. */
+  withConsole?: boolean
   /** Takes a connection of the port instead of the security processor. */
   onPort?: (socket: Socket) => void
 }>
@@ -116,6 +148,12 @@ export function directBoot(image: DirectImage, page: HashPage | null, folder: st
         ]
   const boot = ['-bios', firmware, '-kernel', kernel, '-initrd', initrd, '-append', cmdline, ...loader]
   return [...boot, '-drive', `file=${root},format=raw,if=virtio,readonly=on`]
+}
+
+/** Packaging B: the firmware finds the image on its disk. */
+export function diskBoot({ firmware, disk: file }: DiskImage): string[] {
+  const drive = `file=${file},format=raw,if=none,id=root,readonly=on`
+  return ['-bios', firmware, '-drive', drive, '-device', 'virtio-blk-pci,drive=root,bootindex=0']
 }
 
 function disk(name: string, file: string, readOnly: boolean): string[] {
@@ -163,16 +201,16 @@ export async function startMachine(options: MachineOptions): Promise<Machine> {
   // It ends with its starter. In a session of its own: a terminal's Ctrl-C reaches only that one, which locks the pod first.
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', file, ...all], {
     env,
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: [options.withConsole ? 'pipe' : 'ignore', 'pipe', 'pipe'],
     detached: true,
   })
   let shown = ''
   let complaint = ''
-  child.stdout.setEncoding('latin1').on('data', (text: string) => {
+  child.stdout?.setEncoding('latin1').on('data', (text: string) => {
     shown = (shown + text).slice(-CONSOLE_KEPT_BYTES)
     if (process.env['POD_DEBUG']) process.stderr.write(text)
   })
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
     complaint = (complaint + text).slice(-CONSOLE_KEPT_BYTES)
   })
   const killed = () => child.kill('SIGKILL')

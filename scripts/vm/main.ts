@@ -14,8 +14,7 @@ import { secretFromFile, Terminal } from '../../client/cli/terminal.ts'
 import { connect, lock } from '../../client/index.ts'
 import { defaultFolder, StateFolder } from '../../client/owner/folder.ts'
 import type { ReleasingOwner } from '../../client/session/owner.ts'
-import { directImage } from './machine.ts'
-import { startVmPod, type VmPod } from './pod.ts'
+import { type SiliconKind, siliconKinds, startVmPod, type VmPod } from './pod.ts'
 
 const p = nodePrimitives(crypto)
 const root = resolve(import.meta.dirname, '../..')
@@ -24,6 +23,7 @@ const usage = `Starts your pod from its measured image in a virtual machine on t
 
   npm run image                    makes the image first
   npm run vm                       stays up until Ctrl-C, which locks the pod and switches the machine off
+      --silicon snp|tdx            which processor is simulated (default: snp; tdx starts the image from its disk)
       --image DIR                  another image than vm-image/out
       --port N                     listen on this port of 127.0.0.1 (default: a free one)
       --memory MIB                 memory of the machine (default: 768)
@@ -33,12 +33,24 @@ const usage = `Starts your pod from its measured image in a virtual machine on t
 Keys, disk and installation are kept in POD_HOME, else in the folder "vm" of what npm start uses.
 Example: npm run vm -- --port 8443`
 
-type Options = Readonly<{ image: string; port: number; memoryMib: number; passphraseFile: string | undefined }>
+type Options = Readonly<{
+  image: string
+  silicon: SiliconKind
+  port: number
+  memoryMib: number
+  passphraseFile: string | undefined
+}>
 
 function wholeNumber(name: string, value: string, min: number, max: number): number {
   const number = Number(value)
   if (/^[0-9]+$/.test(value) && number >= min && number <= max) return number
   throw new Error(`--${name} ${value}: expected ${min} to ${max}`)
+}
+
+function siliconOf(name: string): SiliconKind {
+  const known = siliconKinds.find(each => each === name)
+  if (known !== undefined) return known
+  throw new Error(`--silicon ${name}: expected ${siliconKinds.join(' or ')}`)
 }
 
 function readOptions(args: readonly string[]): Options | 'help' {
@@ -47,6 +59,7 @@ function readOptions(args: readonly string[]): Options | 'help' {
       args: [...args],
       options: {
         image: { type: 'string', default: join(root, 'vm-image', 'out') },
+        silicon: { type: 'string', default: 'snp' },
         port: { type: 'string', default: '0' },
         memory: { type: 'string', default: '768' },
         'passphrase-file': { type: 'string' },
@@ -56,6 +69,7 @@ function readOptions(args: readonly string[]): Options | 'help' {
     if (values.help) return 'help'
     return {
       image: resolve(values.image),
+      silicon: siliconOf(values.silicon),
       port: wholeNumber('port', values.port, 0, 65535),
       memoryMib: wholeNumber('memory', values.memory, 256, 1024 * 1024),
       passphraseFile: values['passphrase-file'],
@@ -101,7 +115,8 @@ async function main(args: readonly string[]): Promise<number> {
     console.log('Starting (simulated silicon: it exercises everything and protects nothing)')
     const starting = startVmPod({
       folder,
-      image: directImage(options.image),
+      imageFolder: options.image,
+      silicon: options.silicon,
       port: options.port,
       memoryMib: options.memoryMib,
       passphrase: () =>

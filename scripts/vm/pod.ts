@@ -6,20 +6,26 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Unavailable } from '../../attestation/errors.ts'
 import { nodePrimitives } from '../../attestation/primitives/node.ts'
-import { launchHash } from '../../attestation/session/launch.ts'
+import { launchHash, launchHash384 } from '../../attestation/session/launch.ts'
 import { platformPin } from '../../attestation/snp/rules.ts'
+import { tdMeasurement } from '../../attestation/tdx/rules.ts'
 import type { StateFolder } from '../../client/owner/folder.ts'
 import type { OpenOwner } from '../../client/owner/home.ts'
 import { encodeLaunchDisk } from '../../runtime/supervisor/launch-disk.ts'
-import { type Installation, snpMeasured } from '../installation.ts'
+import { type Installation, installedTdSilicon, snpMeasured, tdMeasured } from '../installation.ts'
 import { ensureOwner, siliconOf, type Trusted } from '../local-pod.ts'
-import { type Sign, snpEvidence } from '../signing.ts'
+import { type Sign, snpEvidence, tdEvidence } from '../signing.ts'
 import {
   directBoot,
   type DirectImage,
+  directImage,
+  diskBoot,
+  type DiskImage,
+  diskImage,
   hashPageOf,
   type Machine,
   measureDirect,
+  measureDisk,
   processorCount,
   startMachine,
 } from './machine.ts'
@@ -32,12 +38,15 @@ export const BOOT_PATIENCE_MS = 240_000
 export type VmPodOptions = Readonly<{
   /** The owner's state folder; `local/` in it is the installation, with the disk. */
   folder: StateFolder
-  image: DirectImage
+  /** What `npm run image` made. */
+  imageFolder: string
+  silicon?: SiliconKind
   passphrase: () => Promise<Uint8Array>
   /** 0: one that is free. */
   port?: number
   dataDiskBytes?: number
   memoryMib?: number
+  withConsole?: boolean
   onStage?: (text: string) => void
 }>
 
@@ -95,46 +104,85 @@ export async function answering(machine: Machine, patienceMs = BOOT_PATIENCE_MS)
   }
 }
 
-/** The owner who trusts this image on this installation's chip, and the processor that will speak for it. */
-export async function snpTrust(
-  { folder, image, passphrase, onStage }: Pick<VmPodOptions, 'folder' | 'image' | 'passphrase' | 'onStage'>,
+/** What speaks for the machine: SNP with packaging A, TDX with packaging B. */
+export const siliconKinds = ['snp', 'tdx'] as const
+export type SiliconKind = (typeof siliconKinds)[number]
+
+/** The machine beneath, ready to sign for whatever launch config a machine is started with. */
+type Beneath = Trusted & Readonly<{ signFor: (launchConfig: Uint8Array) => Sign }>
+
+async function snpBeneath(image: DirectImage, installation: Installation, now: number) {
+  const measurement = measureDirect(image, processorCount)
+  const silicon = await siliconOf(installation, now)
+  const signFor = (launchConfig: Uint8Array, launched = measurement): Sign =>
+    snpEvidence(silicon, { measurement: launched, hostData: launchHash(p, launchConfig) })
+  const { rootSha256, chipId } = silicon
+  return { measured: snpMeasured(measurement), rootSha256, pin: platformPin(p, chipId), signFor } satisfies Beneath
+}
+
+async function tdBeneath(image: DiskImage, installation: Installation, now: number): Promise<Beneath> {
+  const registers = measureDisk(image)
+  const silicon = await installedTdSilicon(join(installation.folder.path, 'td-silicon'), now)
+  const signFor = (launchConfig: Uint8Array): Sign =>
+    tdEvidence(silicon, { ...registers, mrConfigId: launchHash384(p, launchConfig) })
+  return {
+    measured: tdMeasured(tdMeasurement(p, registers)),
+    rootSha256: silicon.rootSha256,
+    pin: silicon.pin,
+    signFor,
+  }
+}
+
+type Whose = Pick<VmPodOptions, 'folder' | 'passphrase' | 'onStage'>
+
+/** The owner who trusts that machine, and the machine. */
+async function trusting<B extends Beneath>(
+  { folder, passphrase, onStage }: Whose,
+  beneath: (installation: Installation) => Promise<B>,
   now: number,
 ) {
-  const measurement = measureDirect(image, processorCount)
-  let sign: Sign = () => Promise.reject(new Error('nobody knows the launch yet'))
+  const found: B[] = []
   const trusted = async (installation: Installation): Promise<Trusted> => {
-    const silicon = await siliconOf(installation, now)
-    sign = reportData => {
-      const hostData = launchHash(p, owner.launch)
-      return snpEvidence(silicon, { measurement, hostData })(reportData)
-    }
-    return { measured: snpMeasured(measurement), rootSha256: silicon.rootSha256, pin: platformPin(p, silicon.chipId) }
+    const made = await beneath(installation)
+    found.push(made)
+    return made
   }
-  const { installation, owner, manifest } = await ensureOwner(
-    { folder, passphrase, ...(onStage && { onStage }) },
-    trusted,
-    now,
-  )
-  return { installation, owner, manifest, measurement, sign }
+  const stage = onStage === undefined ? {} : { onStage }
+  const { installation, owner, manifest } = await ensureOwner({ folder, passphrase, ...stage }, trusted, now)
+  const { measured, signFor } = found[0] as B
+  return { installation, owner, manifest, measurement: measured.measurement, signFor: signFor as B['signFor'] }
 }
+
+/** The owner who trusts this image on this installation's chip, and the processor that will speak for it. */
+export const snpTrust = (whose: Whose & Readonly<{ image: DirectImage }>, now: number) =>
+  trusting(whose, installation => snpBeneath(whose.image, installation, now), now)
 
 /** Starts the machine and resolves when the pod answers, locked. */
 export async function startVmPod(options: VmPodOptions): Promise<VmPod> {
-  const { image, onStage = () => {} } = options
+  const { imageFolder, silicon = 'snp', onStage = () => {} } = options
   const now = Math.floor(Date.now() / 1000)
   onStage('measuring the files of the image, signing the reference values')
-  const { installation, owner, manifest, measurement, sign } = await snpTrust(options, now)
+  const [direct, disk] = [directImage(imageFolder), diskImage(imageFolder)]
+  const { installation, owner, manifest, measurement, signFor } =
+    silicon === 'snp'
+      ? await snpTrust({ ...options, image: direct }, now)
+      : await trusting(options, found => tdBeneath(disk, found, now), now)
   const state = installation.folder.path
   mkdirSync(join(state, 'vm'), { recursive: true, mode: 0o700 })
   const dataDisk = ensureDataDisk(join(state, 'vm', 'data.disk'), options.dataDiskBytes)
-  onStage('starting the virtual machine; its firmware checks kernel, initrd and command line')
+  onStage(
+    silicon === 'snp'
+      ? 'starting the virtual machine; its firmware checks kernel, initrd and command line'
+      : 'starting the virtual machine; its firmware starts the image from the disk',
+  )
   const machine = await startMachine({
-    bootArguments: directBoot(image, hashPageOf(image), join(state, 'vm')),
+    bootArguments: silicon === 'snp' ? directBoot(direct, hashPageOf(direct), join(state, 'vm')) : diskBoot(disk),
     launchDisk: encodeLaunchDisk(owner.launch),
     dataDisk,
-    sign,
+    sign: signFor(owner.launch),
     port: options.port || (await freePort()),
     ...(options.memoryMib !== undefined && { memoryMib: options.memoryMib }),
+    ...(options.withConsole && { withConsole: true }),
   })
   try {
     await answering(machine)

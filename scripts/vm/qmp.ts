@@ -31,7 +31,9 @@ export class Monitor {
       for (const { fail } of this.#waiting) fail(new Error('the virtual machine has ended'))
       this.#waiting = []
     })
-    createInterface({ input: socket }).on('line', line => this.#heard(JSON.parse(line) as Reply))
+    const lines = createInterface({ input: socket })
+    lines.on('line', line => this.#heard(JSON.parse(line) as Reply))
+    lines.on('error', () => {}) // 'close' of the socket follows
   }
 
   static async connect(path: string): Promise<Monitor> {
