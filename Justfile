@@ -56,6 +56,10 @@ reproduce:
 vm *args:
     npm run vm --silent -- {{args}}
 
+# the image in virtual machines: its life, its memory, its containers, a hostile host
+test-vm *args:
+    npm run test:vm --silent -- {{args}}
+
 # make the lock of the image's inputs anew, and show what changes
 relock:
     npm run image:relock --silent

@@ -32,7 +32,7 @@ export type SupervisorOptions = Readonly<{
 }>
 
 const HANDOVER_PATIENCE_MS = 15_000
-const START_PATIENCE_MS = 30_000
+const START_PATIENCE_MS = 120_000
 const EDGE_DRAIN_MS = 2_000
 const DISK_KEY_BYTES = 32
 const LONGEST_PAUSE_MS = 10_000

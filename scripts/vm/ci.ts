@@ -1,0 +1,36 @@
+/**
+ * npm run test:vm [SUITE...]: the pod's image in virtual machines, one after the other. Closes with a line of counts.
+ */
+import { existsSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { life } from '../../tests/vm/life.ts'
+import { Report, SuiteEnded } from '../../tests/vm/report.ts'
+
+const image = join(resolve(import.meta.dirname, '../..'), 'vm-image', 'out')
+const suites: Readonly<Record<string, (report: Report, image: string) => Promise<void>>> = {
+  life,
+}
+
+const wanted = process.argv.slice(2)
+const unknown = wanted.find(name => suites[name] === undefined)
+if (unknown !== undefined || !existsSync(join(image, 'cmdline'))) {
+  console.error(
+    unknown === undefined
+      ? 'there is no image yet: npm run image'
+      : `no suite "${unknown}": ${Object.keys(suites).join(', ')}`,
+  )
+  process.exit(1)
+}
+const report = new Report()
+for (const [name, suite] of Object.entries(suites)) {
+  if (wanted.length > 0 && !wanted.includes(name)) continue
+  console.log(`${name}:`)
+  try {
+    await suite(report, image)
+  } catch (error) {
+    if (!(error instanceof SuiteEnded))
+      report.check(name, false, error instanceof Error ? error.message : String(error))
+  }
+}
+console.log(`${report.passed} passed, ${report.failed} failed`)
+process.exit(report.failed > 0 ? 1 : 0)
