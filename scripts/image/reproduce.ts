@@ -111,10 +111,10 @@ async function buildTwice(root: string, folder: string, progress: Progress): Pro
     { checkout: join(folder, 'near'), umask: '022', timeZone: 'UTC', clock: null, cache: null },
     { checkout: far, umask: '077', timeZone: 'Pacific/Kiritimati', clock: '+37h', cache: ownCache(folder) },
   ]
+  for (const { checkout } of builds) copyCheckout(root, checkout) // both now: somebody may go on working
   const outs: string[] = []
   for (const build of builds) {
     const { checkout, umask, timeZone, clock } = build
-    copyCheckout(root, checkout)
     progress(`building in ${checkout}, umask ${umask}, ${timeZone}, clock ${clock ?? 'as it is'}`)
     outs.push(await run(build, progress))
   }
