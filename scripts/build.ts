@@ -1,9 +1,10 @@
-// Bundles one file for each role into build/roles/; with --package, also emits dist/ for the npm package.
+// Bundles one file for each role into build/roles/, and each page into one file in build/web/; with --package, also emits dist/ for the npm package.
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { join, relative, resolve } from 'node:path'
 import { type BuildOptions, build, version } from 'esbuild'
+import { friendPage } from './friend-page.ts'
 
 const root = resolve(import.meta.dirname, '..')
 
@@ -91,35 +92,43 @@ export async function bundle(entry: string): Promise<{ output: Uint8Array; input
 
 export type BuildNote = { role: string; state: 'built' | 'current' | 'skipped'; detail: string }
 
+type Output = Readonly<{ output: string | Uint8Array; inputs: readonly string[] }>
+
+/** Makes one file below build/ if what it was made from has changed. */
+async function refresh(role: string, outFile: string, make: () => Promise<Output>): Promise<BuildNote> {
+  const madeFile = join(root, 'build', 'inputs', `${role}.json`)
+  const shown = relative(root, outFile)
+  if (isCurrent(outFile, madeFile)) return { role, state: 'current', detail: shown }
+  const started = Date.now()
+  const { output, inputs: paths } = await make()
+  const inputs = Object.fromEntries(
+    paths
+      .filter(path => !path.startsWith('node_modules/') && !path.includes(':'))
+      .map(path => [path, hashOf(join(root, path)) ?? '']),
+  )
+  replaceFile(outFile, output)
+  replaceFile(madeFile, JSON.stringify({ recipe, output: sha256(output), inputs } satisfies Made))
+  return { role, state: 'built', detail: `${shown}, ${output.length} bytes, ${Date.now() - started} ms` }
+}
+
 export async function buildRoles(): Promise<BuildNote[]> {
-  const outFolder = join(root, 'build', 'roles')
-  const madeFolder = join(root, 'build', 'inputs')
-  mkdirSync(outFolder, { recursive: true })
-  mkdirSync(madeFolder, { recursive: true })
+  for (const folder of ['roles', 'inputs']) mkdirSync(join(root, 'build', folder), { recursive: true })
   const notes: BuildNote[] = []
   for (const [role, entry] of Object.entries(roles)) {
-    const outFile = join(outFolder, `${role}.mjs`)
-    const madeFile = join(madeFolder, `${role}.json`)
-    if (!existsSync(join(root, entry))) {
+    const outFile = join(root, 'build', 'roles', `${role}.mjs`)
+    if (existsSync(join(root, entry))) notes.push(await refresh(role, outFile, () => bundle(entry)))
+    else {
       rmSync(outFile, { force: true })
       notes.push({ role, state: 'skipped', detail: `${entry} does not exist yet` })
-    } else if (isCurrent(outFile, madeFile)) {
-      notes.push({ role, state: 'current', detail: `build/roles/${role}.mjs` })
-    } else {
-      const inputsBefore = Date.now()
-      const { output, inputs: paths } = await bundle(entry)
-      const inputs = Object.fromEntries(
-        paths
-          .filter(path => !path.startsWith('node_modules/') && !path.includes(':'))
-          .map(path => [path, hashOf(join(root, path)) ?? '']),
-      )
-      replaceFile(outFile, output)
-      replaceFile(madeFile, JSON.stringify({ recipe, output: sha256(output), inputs } satisfies Made))
-      const detail = `build/roles/${role}.mjs, ${output.length} bytes, ${Date.now() - inputsBefore} ms`
-      notes.push({ role, state: 'built', detail })
     }
   }
   return notes
+}
+
+/** Pages that are one file each, in build/web/. */
+export async function buildPages(): Promise<BuildNote[]> {
+  for (const folder of ['web', 'inputs']) mkdirSync(join(root, 'build', folder), { recursive: true })
+  return [await refresh('friend', join(root, 'build', 'web', 'friend.html'), friendPage)]
 }
 
 /** dist/: JavaScript and types of the three folders, their data files, and the `pod` command. */
@@ -157,7 +166,8 @@ function emitPackage(): void {
 }
 
 if (import.meta.main) {
-  for (const { role, state, detail } of await buildRoles()) console.log(`${role}: ${state}, ${detail}`)
+  for (const { role, state, detail } of [...(await buildRoles()), ...(await buildPages())])
+    console.log(`${role}: ${state}, ${detail}`)
   if (process.argv.includes('--package')) {
     emitPackage()
     console.log('package: built, dist/')

@@ -3,7 +3,7 @@
 import { spawn } from 'node:child_process'
 import { join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
-import { buildRoles } from './build.ts'
+import { buildPages, buildRoles } from './build.ts'
 import { offences } from './layering.ts'
 import { ensureSystemPackages } from './system-packages.ts'
 
@@ -46,7 +46,8 @@ const steps: Record<string, () => Promise<boolean> | boolean> = {
     return found.length === 0
   },
   async build() {
-    for (const { role, state, detail } of await buildRoles()) console.log(`  ${role}: ${state}, ${detail}`)
+    for (const { role, state, detail } of [...(await buildRoles()), ...(await buildPages())])
+      console.log(`  ${role}: ${state}, ${detail}`)
     return true
   },
 }
@@ -105,7 +106,7 @@ else {
   if (avaArgs.length === 0) for (const name of Object.keys(steps)) await step(name)
   else {
     // Tests may start bundles: keep them fresh, but let an unrelated broken file not stand in the way.
-    await buildRoles().catch((error: Error) => console.error(`build: ${error.message}`))
+    await Promise.all([buildRoles(), buildPages()]).catch((error: Error) => console.error(`build: ${error.message}`))
   }
   await ava()
 }

@@ -410,12 +410,31 @@ function build(run: Run, start: commands.StartLocalPod): Command {
   planned(recovery.command('set-up'))
     .description('deal a new version of the plan: a sheet to print, or a sealed file, for each holder')
     .requiredOption('--out <dir>', 'where the files of the holders go')
-    .option('--holder <name=file>', "a holder's key: the share is sealed to it (repeat it); others get sheets", gather)
+    .option(
+      '--holder <name=file>',
+      "a holder's key, as a friend's page gives it: the share is sealed to it (repeat it); others get sheets",
+      gather,
+    )
     .addOption(new Option('--paper <size>', 'what the sheets are printed on').choices(['a4', 'letter']).default('a4'))
     .option('--kit-at <place>', 'where the kit will be kept, printed on every sheet (default: a line to write it on)')
     .option('--route-passphrase <name=file>', 'passphrase of a way back that asks for one (repeat it)', gather)
     .addHelpText('after', example('pod recovery set-up --friend Ann --friend Ben --friend Cem --out shares'))
     .action((options: recoveries.SetUpOptions) => run(context => recoveries.setUp(context, options)))
+  recovery
+    .command('friend-page')
+    .description('write the page that friends keep their shares in: one file, for any browser, without a network')
+    .argument('<file>')
+    .addHelpText('after', example('pod recovery friend-page friend.html'))
+    .action((path: string) => run(context => recoveries.writeFriendPage(context, path)))
+  recovery
+    .command('link')
+    .description('a share or a request as text to paste, or as a link that opens the page of friends')
+    .argument('<file>')
+    .option('--page <url>', 'where that page is')
+    .addHelpText('after', example('pod recovery link shares/02-Ann.share --page https://pod.example/friend.html'))
+    .action((path: string, options: recoveries.LinkOptions) =>
+      run(context => recoveries.showLink(context, path, options)),
+    )
   recovery
     .command('confirm')
     .description('a holder shows the share, or answers a question about it; a plan counts once all have')

@@ -1,11 +1,13 @@
 /** `pod recovery`: the plan, its shares, their proofs; and the way back when every device is gone. */
+import { existsSync } from 'node:fs'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { fromHex, hex, utf8Text } from '../../attestation/bytes.ts'
-import { Malformed, Rejection } from '../../attestation/errors.ts'
 import type { Primitives } from '../../attestation/primitives/primitives.ts'
+import { Malformed, Rejection, Unavailable } from '../../attestation/errors.ts'
 import { OwnerHome } from '../owner/home.ts'
 import { OwnerRecovery } from '../owner/recovery.ts'
+import { ownerFingerprint } from '../recovery/box.ts'
 import { decodeKit, GATHERING_CAP, Gathering, KIT_CAP } from '../recovery/gathering.ts'
 import { decodeHolderKey, type HolderKey, holderFingerprint, holderWords, sealShareFor } from '../recovery/holder.ts'
 import { decodeHeldShare, HELD_SHARE_CAP, type HeldShare } from '../recovery/manifest.ts'
@@ -24,6 +26,7 @@ import { encodeRequest, spokenCode } from '../recovery/request.ts'
 import { scanSheet } from '../recovery/scan.ts'
 import type { Context } from './context.ts'
 import { decodePicture, PICTURE_CAP } from './pictures.ts'
+import { messageLink, messageText, MESSAGE_CAP, readMessage } from '../web/codes/message.ts'
 import { date, printable, readInput, secretFromFile } from './terminal.ts'
 
 const now = () => Math.floor(Date.now() / 1000)
@@ -39,6 +42,13 @@ async function fileOf(path: string, cap: number): Promise<Uint8Array> {
     const code = (error as NodeJS.ErrnoException).code
     throw typeof code === 'string' ? new Malformed(`${path} cannot be read: ${code}`, 'data') : error
   }
+}
+
+/** What people send: the bytes of a message, or its text or link, as a friend's page gives it. */
+async function messageOf(path: string): Promise<Uint8Array> {
+  const bytes = await fileOf(path, 2 * MESSAGE_CAP)
+  const text = utf8Text(bytes)
+  return text !== null && /^\s*(?:pod1\.|https?:|file:)/.test(text) ? readMessage(text) : bytes
 }
 
 export type PlanOptions = Readonly<{
@@ -139,7 +149,7 @@ export async function setUp(context: Context, options: SetUpOptions): Promise<vo
   const keys = new Map<string, HolderKey>()
   for (const given of options.holder ?? []) {
     const [name, path] = pairOf('--holder', given)
-    keys.set(name, decodeHolderKey(await fileOf(path, 4096)))
+    keys.set(name, decodeHolderKey(await messageOf(path)))
   }
   const passphrases = new Map<string, Uint8Array>()
   for (const given of options.routePassphrase ?? []) {
@@ -167,7 +177,8 @@ export async function setUp(context: Context, options: SetUpOptions): Promise<vo
       files.push({ holder: holder.name, file, words: holderWords(p, key) })
     }
   }
-  terminal.show({ version: dealt.policy.version, files, plan }, [
+  const fingerprint = hex(ownerFingerprint(p, root.key))
+  terminal.show({ version: dealt.policy.version, owner: fingerprint, files, plan }, [
     ...previewOf(plan),
     '',
     ...files.map(({ holder, file, pdf, words }) =>
@@ -176,6 +187,7 @@ export async function setUp(context: Context, options: SetUpOptions): Promise<vo
         : `${file}   for ${printable(holder)} alone, if this is what he reads to you: ${words}`,
     ),
     '',
+    `Each holder sees this owner, and asks you for it: ${(fingerprint.match(/.{4}/g) ?? []).join(' ')}`,
     `Plan ${dealt.policy.version} counts once every holder has confirmed: pod recovery confirm`,
   ])
 }
@@ -191,6 +203,32 @@ async function writeSheet({ terminal, primitives: p }: Context, base: string, sh
     terminal.note(`${base}.pdf lacks letters that its fonts do not have (shown as ?): print ${base}.html instead`)
   }
   return { text: `${base}.txt`, page: `${base}.html`, pdf: `${base}.pdf` }
+}
+
+/** The page that friends keep shares in: one file, the same in a checkout and in the installed package. */
+export async function writeFriendPage({ terminal, primitives: p }: Context, path: string): Promise<void> {
+  const folders = [resolve(import.meta.dirname, '../..'), resolve(import.meta.dirname, '../../..')]
+  const built = folders.map(folder => join(folder, 'build', 'web', 'friend.html')).find(existsSync)
+  if (built === undefined) throw new Unavailable('the page is not built here: npm run build')
+  const page = new Uint8Array(await readFile(built))
+  await writeFile(path, page)
+  const sha256 = hex(p.sha256(page))
+  terminal.show({ path, bytes: page.length, sha256 }, [
+    `${path}: send it to each friend, or put it on a server of your own. It works from a disk, without a network.`,
+    `SHA-256 ${sha256}`,
+  ])
+}
+
+export type LinkOptions = Readonly<{ page?: string }>
+
+/** A share or a request as a link; what is behind the # goes to no server. */
+export async function showLink({ terminal }: Context, path: string, { page }: LinkOptions): Promise<void> {
+  if (page !== undefined && (!URL.canParse(page) || page.includes('#'))) {
+    throw new Malformed(`--page: expected an address without #, got "${page}"`, 'data')
+  }
+  const message = await fileOf(path, MESSAGE_CAP)
+  const link = page === undefined ? messageText(message) : messageLink(page, message)
+  terminal.show({ link }, [link])
 }
 
 export type ConfirmOptions = Readonly<{
@@ -386,7 +424,7 @@ export async function add(
   else if (wordsFile !== undefined) {
     const { changed } = gathering.addWords(route - 1, await wordsFrom(wordsFile))
     for (const place of changed) context.terminal.note(`corrected word ${place}: compare it with the sheet`)
-  } else await gathering.addAnswer(await fileOf(answer as string, 64 * 1024))
+  } else await gathering.addAnswer(await messageOf(answer as string))
   await (await context.folder()).write(GATHERING, gathering.save())
   await showProgress(context)
 }
