@@ -13,6 +13,7 @@ import { decodeKit, encodeKit, Gathering } from '../../client/recovery/gathering
 import { decodeHolderKey, encodeHolderKey, type HolderKey, holderWords } from '../../client/recovery/holder.ts'
 import { encodeHeldShare } from '../../client/recovery/manifest.ts'
 import { encodeRequest, type RecoveryRequest, spokenCode } from '../../client/recovery/request.ts'
+import { newKept, sealKept } from '../../client/web/friend/kept.ts'
 import { messageLink, messageText } from '../../client/web/codes/message.ts'
 import { drawCode } from '../../client/web/codes/qr.ts'
 import { seriesOf } from '../../client/web/codes/series.ts'
@@ -212,6 +213,8 @@ test.serial('what does not belong is named, and nothing is lost', async t => {
     await alerted(t, page, /a question has 32/, question)
   }
   t.is(await page.locator('output').textContent(), '')
+  await paste(page, messageText(await sealKept(p, newKept(p, 'Mallory'), null)))
+  await alerted(t, page, /open it as a file, if you saved it/)
   // By the address bar, too.
   await page.goto(`${ann.url}#pod1.${'A'.repeat(1_000_000)}`)
   await alerted(t, page, /characters/)
@@ -435,6 +438,33 @@ test.serial(
   },
 )
 
+test.serial('a damaged record is said to be one, and left as it is', async t => {
+  const ann = await friend(t)
+  const { page } = ann
+  await makeKey(page, 'Ann')
+  const record = (data: number[] | null) =>
+    page.evaluate(
+      given =>
+        new Promise<number[]>(done => {
+          const open = indexedDB.open('pod-friend')
+          open.addEventListener('success', () => {
+            const table = open.result.transaction('kept', 'readwrite').objectStore('kept')
+            const found = table.get('state')
+            found.addEventListener('success', () => {
+              if (given !== null) table.put({ revision: found.result.revision, data: Uint8Array.from(given) }, 'state')
+              done([...(given ?? found.result.data)])
+            })
+          })
+        }),
+      data,
+    )
+  await record([1, 2, 3])
+  await page.reload()
+  await page.getByText('damaged, or of a newer version').waitFor()
+  await makeKey(page, 'Ann')
+  t.deepEqual(await record(null), [1, 2, 3])
+})
+
 test.serial('a browser that keeps nothing: said at once, and the file is the way out', async t => {
   const profile = mkdtempSync(join(tmpdir(), 'friend-'))
   mkdirSync(join(profile, 'Default'))
@@ -472,6 +502,9 @@ test.serial('a passphrase locks page and file; another friend’s file replaces 
   }
   await open('six green apple')
   await alerted(t, page, /another passphrase/)
+  // Nothing replaces what is locked, neither by a link nor by a file behind it.
+  await page.goto(messageLink(ann.url, file))
+  await alerted(t, page, /saved file of this page: open it as a file/)
   await open('six green apples')
   await heading(page, 'You hold no share yet')
 

@@ -1,5 +1,5 @@
 /** What the page knows, and how it gets from one screen to the next. What is shown, `screens.ts` says. */
-import { Refusal, Unavailable } from '../../../attestation/errors.ts'
+import { Malformed, Refusal, Rejection, Unavailable } from '../../../attestation/errors.ts'
 import type { Primitives } from '../../../attestation/primitives/primitives.ts'
 import { readMessage } from '../codes/message.ts'
 import { button, type Child, h } from './dom.ts'
@@ -16,6 +16,8 @@ const warnings = {
     'This browser keeps nothing for this page: storage is switched off, full, or this is a private window. When you close the page, all of it is gone. Save your file before that, and open the file here next time.',
   cleared:
     "This browser's storage was cleared while the page was open. What you hold is still here, in this page alone: save your file now.",
+  damaged:
+    'What this browser kept for this page is damaged, or of a newer version of it. It is left as it is. Use the newest page, or your saved file in another browser.',
   twoTabs:
     'This page is open in another tab, too. Go on in one of them only. Nothing that one tab writes is overwritten by the other.',
 } as const
@@ -51,9 +53,8 @@ export class App {
       await this.#load()
       this.#store.listen(what => void (what === 'changed' ? this.#changedElsewhere() : this.#warn('twoTabs')))
     } catch (error) {
-      if (!(error instanceof Unavailable)) this.refuse(error)
       this.#store = null
-      this.#warn('nowhere')
+      this.#warn(error instanceof Unavailable ? 'nowhere' : 'damaged')
     }
     addEventListener('beforeunload', event => {
       if (this.#revision === null && this.kept !== null && this.kept.exported === 0) event.preventDefault()
@@ -116,11 +117,19 @@ export class App {
     )
   }
 
-  /** What came by any way in. Nothing is kept and nothing given away before somebody says so on the next screen. */
-  received = (message: Uint8Array): void =>
+  /**
+   * What came by any way in. Nothing is kept and nothing given away before somebody says so on the next screen. A saved
+   * file is taken as a file alone: behind a link it would be a key that whoever sent the link knows, too.
+   */
+  received = (message: Uint8Array, isFile: boolean): void =>
     this.attempt(async () => {
       const received = receive(message, now())
-      if (received.kind === 'own-file') return screens.importing(this, received.bytes)
+      if (received.kind === 'own-file') {
+        if (!isFile)
+          throw new Malformed('this is a saved file of this page: open it as a file, if you saved it', 'data')
+        if (this.#locked !== null) throw new Rejection('data', 'passphrase', 'open what is kept here first')
+        return screens.importing(this, received.bytes)
+      }
       if (this.kept === null) {
         this.#waiting = message
         this.home()
@@ -135,7 +144,7 @@ export class App {
     if (hash.length <= 1) return
     // Out of the address bar, the history and whatever copies them.
     history.replaceState(null, '', location.href.slice(0, location.href.indexOf('#')))
-    this.attempt(async () => this.received(readMessage(hash)))
+    this.attempt(async () => this.received(readMessage(hash), false))
   }
 
   /**
@@ -219,7 +228,7 @@ export class App {
     const waiting = this.#waiting
     this.#waiting = null
     this.home()
-    if (waiting !== null) this.received(waiting)
+    if (waiting !== null) this.received(waiting, false)
   }
 
   /** A file that was exported. Throws Rejection where it is of another friend than is kept here. */

@@ -68,7 +68,7 @@ const importField = (app: App): HTMLElement => {
     app.attempt(async () => {
       const bytes = await readFile(file)
       input.value = ''
-      app.received(bytes)
+      app.received(bytes, true)
     })
   })
   return field('Your saved file', input)
@@ -429,7 +429,11 @@ export function importing(app: App, file: Uint8Array): void {
   app.show(
     'Your saved file',
     app.kept === null
-      ? h('p', {}, 'The key and the shares in it will be kept in this browser.')
+      ? h(
+          'p',
+          {},
+          'The key and the shares in it will be kept in this browser. Take in only what you saved yourself: a key that somebody sends you, that somebody has, too.',
+        )
       : h('p', {}, 'Shares in it that are not here yet will be added. Nothing here is replaced.'),
     form(
       app,

@@ -15,7 +15,8 @@ const CAMERA_SIDE = 1024
 const FRAME_MILLISECONDS = 120
 
 export type Incoming = Readonly<{
-  received: (message: Uint8Array) => void
+  /** `isFile`: it was a file of its own, neither pasted nor a code. */
+  received: (message: Uint8Array, isFile: boolean) => void
   refuse: (error: unknown) => void
   say: (text: string) => void
 }>
@@ -62,13 +63,13 @@ export function take(p: Primitives, incoming: Incoming): HTMLElement {
   /** Returns whether the series is whole. A code that is a link or text by itself is taken, too. */
   const addCode = (text: string): boolean => {
     if (!text.startsWith('POD1:')) {
-      received(readMessage(text))
+      received(readMessage(text), false)
       return true
     }
     const progress = reader.add(text)
     if (progress.done) {
       reader = new SeriesReader(p)
-      received(progress.message)
+      received(progress.message, false)
       return true
     }
     const { have, count, missing } = progress
@@ -83,7 +84,7 @@ export function take(p: Primitives, incoming: Incoming): HTMLElement {
     files.value = ''
     attempt(async () => {
       for (const file of chosen) {
-        if (!file.type.startsWith('image/')) received(await readFile(file))
+        if (!file.type.startsWith('image/')) received(await readFile(file), true)
         else if (addCode(await readPicture(file))) return
       }
     })
@@ -91,7 +92,7 @@ export function take(p: Primitives, incoming: Incoming): HTMLElement {
   const pasted = h('textarea', { rows: '3', maxlength: '40000', spellcheck: 'false', autocomplete: 'off' })
   const usePasted = button('Use this text', () =>
     attempt(async () => {
-      received(readMessage(pasted.value))
+      received(readMessage(pasted.value), false)
       pasted.value = ''
     }),
   )
