@@ -99,6 +99,7 @@ export async function friend(
   const page = context.pages()[0] ?? (await context.newPage())
   page.on('pageerror', error => t.fail(`in the page: ${error.message}`))
   await page.goto(url)
+  await page.getByRole('heading', { level: 1 }).waitFor()
   return { page, context, url, asked }
 }
 
