@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto'
 import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { Rejection } from '../../attestation/errors.ts'
 import { LAUNCH_PCR, TD_LOG, TPM_LOG } from '../attester/boot-log.ts'
 import { Tpm } from '../attester/tpm/tpm.ts'
@@ -75,15 +75,20 @@ function writeConfigurations(): void {
   }
 }
 
+/** The boot's log, which root alone may read where the kernel shows it, as a copy for the keyholder. It changes no more. */
+function copyOfLog(log: string): Bind[] {
+  if (!existsSync(log)) return []
+  const source = join(RUN, basename(log))
+  writeReadable(source, readFileSync(log))
+  return [{ source, target: log }]
+}
+
 /** What the keyholder's attester reads and writes besides devices, where this machine has it. */
 function quotingFiles(): Bind[] {
-  if (existsSync(TSM_REPORTS)) chownSync(TSM_REPORTS, users.keyholder, users.keyholder)
-  const found = [
-    { source: TSM_REPORTS, target: TSM_REPORTS, writable: true },
-    { source: TPM_LOG, target: TPM_LOG },
-    { source: TD_LOG, target: TD_LOG },
-  ]
-  return found.filter(({ source }) => existsSync(source))
+  const logs = [TPM_LOG, TD_LOG].flatMap(copyOfLog)
+  if (!existsSync(TSM_REPORTS)) return logs
+  chownSync(TSM_REPORTS, users.keyholder, users.keyholder)
+  return [{ source: TSM_REPORTS, target: TSM_REPORTS, writable: true }, ...logs]
 }
 
 /** True on a root that was made for this: nothing here is to run anywhere else. */
