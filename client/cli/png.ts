@@ -71,8 +71,9 @@ function unfiltered(header: Header, packed: Uint8Array): Uint8Array {
   let data: Uint8Array
   try {
     data = inflateSync(packed, { maxOutputLength: size })
-  } catch {
-    throw damaged()
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ERR_BUFFER_TOO_LARGE') throw damaged()
+    throw new Malformed('a PNG that holds more than it says', 'data')
   }
   if (data.length !== size) throw damaged()
   const step = Math.max(1, (header.depth * header.samples) >> 3)

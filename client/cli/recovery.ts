@@ -14,6 +14,7 @@ import { decodeHeldShare, HELD_SHARE_CAP, type HeldShare } from '../recovery/man
 import {
   fingerprintText,
   fitsPdf,
+  MOST_PLACE,
   type PaperSize,
   type Sheet,
   sheetHtml,
@@ -145,6 +146,9 @@ const pairOf = (option: string, text: string): [string, string] => {
 /** A new version of the plan: every share into a file of its own, for its holder alone. */
 export async function setUp(context: Context, options: SetUpOptions): Promise<void> {
   const { terminal, primitives: p } = context
+  if ((options.kitAt?.length ?? 0) > MOST_PLACE) {
+    throw new Malformed(`--kit-at: ${options.kitAt?.length} characters; a sheet has room for ${MOST_PLACE}`, 'data')
+  }
   const plan = await planOf(options)
   const keys = new Map<string, HolderKey>()
   for (const given of options.holder ?? []) {

@@ -30,7 +30,7 @@ export type Sheet = Readonly<{
   steps: readonly string[]
 }>
 
-/** @param made the day, as people write it; `kitAt` is where the kit is kept, null for a line to write it on */
+/** @param made the day, as people write it; `kitAt` is where the kit is kept, null for a line to write it on; at most {@link MOST_PLACE} */
 export function sheetOf(
   p: Primitives,
   { holder, share, route }: DealtShare,
@@ -53,7 +53,7 @@ export function sheetOf(
     power: alone
       ? `This sheet alone is enough, with the recovery kit${besides}: keep it like the data itself.`
       : 'This sheet alone opens nothing.',
-    needs: `Who recovers needs: ${describePlan({ routes: [route] }).join('')}.`,
+    needs: needsOf(route),
     steps: [
       'Now: scan or photograph this page, and have it read: pod recovery confirm --image FILE. The plan counts only after that. Then delete the picture and the file that was printed.',
       'Keep it dry, dark and flat, where you will find it, and never beside another sheet of this plan. Both codes say the same; half a code may still be read, so do not tear the page to share it.',
@@ -62,6 +62,16 @@ export function sheetOf(
       'Once a year: see that it is still here and readable, and let its owner confirm it again.',
     ],
   }
+}
+
+/** What there is room for, on the smaller of the papers. */
+const MOST_NEEDS = 400
+export const MOST_PLACE = 160
+
+function needsOf(route: DealtShare['route']): string {
+  const who = describePlan({ routes: [route] }).join('')
+  if (who.length <= MOST_NEEDS) return `Who recovers needs: ${who}.`
+  return 'Who recovers needs more holders than there is room to name: the plan names them.'
 }
 
 /** Plain text that any printer takes. */
@@ -171,19 +181,20 @@ export function sheetPdf(sheet: Sheet, paper: PaperSize): Uint8Array {
   const page = new PdfPage(size)
   const left = (size.width - WIDTH) / 2
   const modules = codeOf(sheet)
-  drawFacts(page, sheet, left)
+  const factsEnd = drawFacts(page, sheet, left)
   const codeLeft = left + WIDTH - CODE + QUIET
   page.code(modules, codeLeft, TOP - QUIET, CODE)
-  const below = drawWords(page, sheet.words, left, TOP + CODE + 6)
+  const below = drawWords(page, sheet.words, left, Math.max(TOP + CODE + 6, factsEnd))
   drawSteps(page, sheet, left, below + 22)
   page.code(modules, codeLeft, below, CODE)
   return page.bytes('Recovery sheet')
 }
 
-function drawFacts(page: PdfPage, { holder, facts }: Sheet, left: number): void {
+/** Returns where they end. */
+function drawFacts(page: PdfPage, { holder, facts }: Sheet, left: number): number {
   page.text('Recovery sheet', left, TOP + 22, 'bold', 24)
   let y = TOP + 42
-  for (const line of wrapText(`of ${holder}`, 'regular', 14, TEXT).slice(0, 2)) {
+  for (const line of wrapText(`of ${holder}`, 'regular', 14, TEXT)) {
     page.text(line, left, y, 'regular', 14)
     y += 17
   }
@@ -192,12 +203,13 @@ function drawFacts(page: PdfPage, { holder, facts }: Sheet, left: number): void 
     y += 12
     const mono = label === 'Owner'
     if (value === '') page.fill(left, y + 5, TEXT, 0.7)
-    for (const line of wrapText(value, mono ? 'mono' : 'regular', mono ? 9.5 : 10.5, TEXT).slice(0, 2)) {
+    for (const line of wrapText(value, mono ? 'mono' : 'regular', mono ? 9.5 : 10.5, TEXT)) {
       page.text(line, left, y, mono ? 'mono' : 'regular', mono ? 9.5 : 10.5)
       y += 12
     }
     y += 3
   }
+  return y
 }
 
 /** Returns where the frame ends. */

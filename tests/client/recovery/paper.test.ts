@@ -74,6 +74,17 @@ test('letters that the fonts lack are question marks on the PDF, and said to be;
   )
 })
 
+test('the longest names and the largest plan still fit, on the smaller paper, too', t => {
+  const long = 'W'.repeat(64)
+  const holders = Array.from({ length: 16 }, (_, i) => ({ name: `${i} ${'W'.repeat(60)}`, kind: 'person' as const }))
+  const route = { name: long, groupThreshold: 1, groups: [{ name: long, threshold: 2, holders }], passphrase: true }
+  const most = sheetOf(p, { ...ann, holder: { ...ann.holder, name: long }, route }, { ...on, kitAt: 'M'.repeat(160) })
+  t.regex(most.needs, /the plan names them/)
+  const full = sheetPdf({ ...most, needs: 'Who recovers needs: '.padEnd(420, 'many words ') }, 'letter')
+  t.regex(pdfText(full).replaceAll(/\s+/g, ' '), /let its owner confirm it again\./)
+  t.deepEqual(scanSheet(p, decodePicture(rendered(full, 100, 'png'))), ann.share)
+})
+
 const page = decodePpm(rendered(pdf, 130, 'ppm'))
 
 test('a sheet comes back from a picture, however it is turned, near or far, in bad light and noise', t => {
