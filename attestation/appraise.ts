@@ -77,7 +77,7 @@ export type Given = Readonly<{
   nonce: Uint8Array
   /** What a TPM was asked, where that does not follow from `nonce` (`qualifyingData`): quotes made for no session. */
   tpmQuestion?: Uint8Array
-  /** Seconds since 1970. */
+  /** Seconds since 1970. NaN or an infinity throws a RangeError: no comparison with NaN ever finds that something has ended. */
   now: number
   primitives?: VerifierPrimitives
 }>
@@ -376,8 +376,9 @@ function judgeOf(items: Items): (items: Items, given: Given, p: VerifierPrimitiv
 
 /** Every check of EVIDENCE sections 1, 3 or 4, in order. A refusal says which; only an acceptance holds an AppraisedPod. */
 export async function appraise(evidence: Uint8Array, given: Given): Promise<Appraisal> {
+  const { primitives = webVerifier(), now } = given
+  if (!Number.isFinite(now)) throw new RangeError(`now: expected seconds since 1970, got ${now}`)
   const steps = new Steps()
-  const { primitives = webVerifier() } = given
   try {
     const items: Items = new Map(decodeEvidence(evidence))
     const claims = await judgeOf(items)(items, given, primitives, steps)

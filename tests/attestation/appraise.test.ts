@@ -216,6 +216,12 @@ test('hints say what is missing, and refuse what could not be appraised', async 
   t.throws(() => collateralHint(new Uint8Array(8)), { instanceOf: Malformed })
 })
 
+test('a time that is no number is a mistake of the caller, and no acceptance', async t => {
+  const { evidence, given } = await good()
+  for (const now of [Number.NaN, Infinity, -Infinity, Date.parse('yesterday') / 1000])
+    await t.throwsAsync(appraise(evidence, { ...given, now }), { instanceOf: RangeError, message: /expected seconds/ })
+})
+
 test('no bytes make appraise throw', async t => {
   const { given } = await good()
   const quick = { ...given, primitives: node }
