@@ -41,6 +41,9 @@ export async function refusalOf(verdict: () => Promise<void>): Promise<Refusal |
   }
 }
 
+/** `pass-…` names the policy, or what alone was judged. A misspelt verdict is met by nothing. */
+const verdicts = ['pass', 'pass-crypto-only', 'pass-if-crypto', 'fail']
+
 /** Holds a verdict to the expected one. */
 export async function expectVerdict(
   kind: Kind,
@@ -48,6 +51,7 @@ export async function expectVerdict(
   expected: Readonly<{ verdict: string; reason?: string | null | undefined }>,
   verdict: () => Promise<void>,
 ): Promise<void> {
+  if (!verdicts.includes(expected.verdict)) throw new Mismatch(`${label}: unknown verdict "${expected.verdict}"`)
   const refusal = await refusalOf(verdict)
   if (expected.verdict !== 'fail') {
     if (refusal !== null) throw new Mismatch(`${label}: refused, ${refusal.message}`)

@@ -9,7 +9,7 @@ export async function outcomeOf(id: string, kind: string, check: () => Promise<s
   try {
     return { id, kind, outcome: 'passed', detail: await check() }
   } catch (error) {
-    const detail = error instanceof Mismatch ? error.message : `${(error as Error).stack}`
+    const detail = error instanceof Mismatch ? error.message : `${(error as Error).stack}`.replaceAll(/\s*\n\s*/g, ' ')
     return { id, kind, outcome: 'failed', detail }
   }
 }

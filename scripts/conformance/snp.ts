@@ -126,7 +126,7 @@ export function accepted(found: Appraisal): AppraisedPod {
 export async function appraiseUnder(
   entry: Case,
   vectors: Vectors,
-  { policy: name, verifyAt = entry.verifyAt as string }: Pick<AppraisalEntry, 'policy' | 'verifyAt'>,
+  { policy: name, verifyAt = entry.verifyAt }: Pick<AppraisalEntry, 'policy' | 'verifyAt'>,
   given: Partial<Given> = {},
 ): Promise<Appraisal> {
   const change = variation(entry, vectors, name)
@@ -211,7 +211,7 @@ export const amdCertChain: Kind = {
       root: parseCertificate(ark as Uint8Array, 'ARK'),
     }
     checkRoot(vectors.primitives, chain.root, amdRoots)
-    await checkChain(vectors.primitives, chain, seconds(entry.verifyAt as string))
+    await checkChain(vectors.primitives, chain, seconds(entry.verifyAt))
     const expected = (entry.expected['vekExtensions'] ?? {}) as Json
     const product = products.find(name => String(expected['productName']).startsWith(name))
     if (product === undefined) throw new Mismatch(`unknown product ${String(expected['productName'])}`)

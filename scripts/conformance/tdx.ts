@@ -109,7 +109,7 @@ export async function appraiseQuote(
   entry: Case,
   vectors: Vectors,
   policy: Policy,
-  verifyAt = entry.verifyAt as string,
+  verifyAt = entry.verifyAt,
   given: Partial<Given> = {},
 ) {
   return appraise(encodeEvidence([['tdx-quote', vectors.file(entry, 'quote')]]), {

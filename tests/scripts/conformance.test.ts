@@ -8,7 +8,7 @@ import { spawnSync } from 'node:child_process'
 import { X509CertificateGenerator } from '@peculiar/x509'
 import test from 'ava'
 import { vectorsIn } from '../../scripts/conformance/folder.ts'
-import type { Case, Vectors } from '../../scripts/conformance/manifest.ts'
+import { type Case, Mismatch, seconds, type Vectors } from '../../scripts/conformance/manifest.ts'
 import type { Outcome } from '../../scripts/conformance/report.ts'
 import { run } from '../../scripts/conformance/run.ts'
 import { policyOf } from '../../scripts/conformance/tdx.ts'
@@ -65,12 +65,26 @@ test('a case is held to its verdict, both ways', async t => {
     { ...log, expected: { verdict: 'pass', pcrs: { sha1: { 4: PCR4.replace(/^./, 'f') } } } },
     { ...log, expected: { verdict: 'fail', pcrs: { sha1: { 4: PCR4.replace(/^./, 'f') } } } },
     { ...log, expected: { verdict: 'pass', events: 2 } },
+    { ...log, expected: { verdict: 'passed', pcrs } },
+    { ...log, expected: { pcrs } },
   ]
   const found = await ofCases(cases)
   t.deepEqual(
     found.map(({ outcome }) => outcome),
-    ['passed', 'failed', 'failed', 'passed', 'failed'],
+    ['passed', 'failed', 'failed', 'passed', 'failed', 'failed', 'failed'],
   )
+})
+
+test('a case without a time of its own is judged at none', t => {
+  t.is(seconds('2026-01-31T00:00:00Z'), 1769817600)
+  for (const time of [undefined, '', 'yesterday']) t.throws(() => seconds(time), { instanceOf: Mismatch })
+})
+
+test('what is thrown for want of a file is one line, too', async t => {
+  const [found] = await ofCases([{ ...log, files: { log: { path: 'none.bin' } } }])
+  t.is(found?.outcome, 'failed')
+  t.regex(String(found?.detail), /none\.bin/)
+  t.notRegex(String(found?.detail), /\n/)
 })
 
 test('unknown kinds, policies and files fail; two kinds are skipped by name', async t => {
