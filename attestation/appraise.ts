@@ -235,9 +235,8 @@ function certificates({ report, table }: Parts, collateral: Collateral): Certifi
   }
 }
 
-/** By CPUID; version 2 has none, so there by the intermediate, which step 3 then holds to its root. */
-function findProduct(report: Report, intermediate: Certificate): Product {
-  if (report.cpuid !== null) return productOf(report.cpuid)
+/** Version 2 has no CPUID: there by the intermediate, which step 3 then holds to its root. */
+function productByName(report: Report, intermediate: Certificate): Product {
   const line = lineOfIntermediate(intermediate, report.signingKey)
   if (line !== null) return line
   throw new Unsupported('product', 'unsupported-product', `${intermediate.commonName} is of no known product`)
@@ -293,8 +292,9 @@ async function appraiseSnp(items: Items, given: Given, p: VerifierPrimitives, st
   const rules = vtpmRules(policy, parts.vtpm, true)
   steps.passed('format', `SNP report version ${report.version}, signed with a ${report.signingKey}`)
 
+  const byCpuid = report.cpuid && productOf(report.cpuid) // of an unknown one no certificate needs to be at hand
   const chain = certificates(parts, collateral)
-  const product = findProduct(report, chain.intermediate)
+  const product = byCpuid ?? productByName(report, chain.intermediate)
   checkProduct(product, policy, steps) // 2
 
   const simulated = checkAnchor(p, chain.root, amdRoots, policy, steps) // 3

@@ -255,7 +255,7 @@ export function simulationPolicy(context: OwnerContext, rootSha256: Uint8Array):
 }
 
 function invalid(detail: string): never {
-  throw new Malformed(`policy: ${detail}`, 'policy')
+  throw new Malformed(detail, 'policy')
 }
 
 const ANY = { min: 1, max: 4096 } as const

@@ -203,6 +203,8 @@ function dcapCollateral(bytes: Uint8Array): Content {
     parsePlain(source, detail => invalid(`JSON: ${detail}`)),
     'collateral',
   )
+  if (!PCS_FIELDS.every(name => Object.hasOwn(json, name)))
+    return invalid(`JSON: neither a bundle nor collateral of Intel (${PCS_FIELDS.join(', ')})`)
   const [rootCrl, pckCrl, info, infoSignature, infoChain, identity, identitySignature, identityChain] = PCS_FIELDS.map(
     name => text(json[name], name),
   ) as [string, string, string, string, string, string, string, string]

@@ -1,5 +1,5 @@
 /** How a command ends when it does not succeed: what was wrong, what to do next, and the exit code of its kind. */
-import { type Code, exitCode, Refusal, Unavailable, Unsupported } from '../../attestation/errors.ts'
+import { type Code, exitCode, Refusal, type Step, Unavailable, Unsupported } from '../../attestation/errors.ts'
 import { printable, type Terminal } from './terminal.ts'
 
 const OTHER_MACHINE =
@@ -30,6 +30,13 @@ const nextByCode: Partial<Record<Code, string>> = {
   tcb: "Release no keys. The machine's firmware is too old: ask the hoster for an update.",
 }
 
+/** What came from a file or the command line is no answer of a pod's. */
+const nextByMalformed: Partial<Record<Step, string>> = {
+  data: 'See the options: pod --help, or --help after a command.',
+  policy: 'Its form: pod policy schema. A policy to start from: pod policy bare-metal.',
+}
+const NO_POD = 'Is this the address of a pod? What answered there does not speak its protocol.'
+
 const OLD_COLLATERAL =
   'Release no keys. This device has seen newer collateral: ask the hoster to pass on the newest, or its vendor.'
 
@@ -39,10 +46,7 @@ function nextStep(error: unknown): string {
     const { code, step } = error.reason
     if (/npm start -- --help|\bpod (?:init|up)\b|\bchmod\b|\bPOD_HOME\b/.test(error.reason.detail)) return '' // it says so itself
     if (/ is damaged: /.test(error.reason.detail)) return 'Put back your copy of this folder.'
-    if (code === 'malformed')
-      return step === 'data'
-        ? 'See the options: pod --help, or --help after a command.'
-        : 'Is this the address of a pod? What answered there does not speak its protocol.'
+    if (code === 'malformed') return nextByMalformed[step] ?? NO_POD
     if (code === 'stale' && step !== 'session') return OLD_COLLATERAL
     if (step === 'credential' && (code === 'conflict' || code === 'not-found'))
       return 'Look what there is: pod devices.'

@@ -7,8 +7,8 @@ import {
   type Given,
 } from '../../attestation/appraise.ts'
 import { fromHex, hex } from '../../attestation/bytes.ts'
-import { exitCode, Malformed, type Refusal } from '../../attestation/errors.ts'
-import { decodeEvidence, encodeEvidence, type Evidence } from '../../attestation/evidence.ts'
+import { exitCode, Malformed, Refusal } from '../../attestation/errors.ts'
+import { decodeEvidence, encodeEvidence, type Evidence, type EvidenceItem } from '../../attestation/evidence.ts'
 import type { Policy } from '../../attestation/policy.ts'
 import { decodeReport } from '../../attestation/snp/report.ts'
 import { decodeQuote } from '../../attestation/tdx/quote.ts'
@@ -52,6 +52,22 @@ function teeOf(items: Evidence): 'snp' | 'tdx' | 'tpm' {
 }
 const OWN = "this owner's"
 
+/** What is not of its format is shown, too: the verdict refuses it, and says at which step. */
+function readable<T>(read: () => T, otherwise: (refusal: Refusal) => T): T {
+  try {
+    return read()
+  } catch (error) {
+    if (error instanceof Refusal) return otherwise(error)
+    throw error
+  }
+}
+
+const described = ({ primitives }: Context, [kind, bytes]: EvidenceItem): Described =>
+  readable(
+    () => describeItem(primitives, kind, bytes),
+    ({ message }) => ({ unreadable: message }),
+  )
+
 async function inspectPod(context: Context, url: string, options: EarOptions): Promise<number> {
   const wantsEar = asksForEar(options)
   const home = await findHome(context)
@@ -78,8 +94,8 @@ async function inspectPod(context: Context, url: string, options: EarOptions): P
     return showEar(context.terminal, verdict, about, options)
   }
   const claims = verdict.accepted ? describeClaims(AppraisedPod.claims(verdict.pod)) : null
-  const described = Object.assign({}, ...items.map(item => describeItem(context.primitives, ...item))) as Described
-  const shown = { kinds: items.map(([kind]) => kind).join(', '), ...described, ...claims }
+  const fields = Object.assign({}, ...items.map(item => described(context, item))) as Described
+  const shown = { kinds: items.map(([kind]) => kind).join(', '), ...fields, ...claims }
   for (const step of verdict.steps) context.terminal.step(step)
   if (!verdict.accepted) throw refusalOf(verdict)
   const about =
@@ -274,7 +290,7 @@ function describeBundle(context: Context, { files, items, attests }: Bundle) {
   return {
     files: files.map(({ path, what, sizeBytes }) => ({ path, what, sizeBytes })),
     evidence: Object.fromEntries([
-      ...[...items].map(([kind, bytes]) => [kind, describeItem(context.primitives, kind, bytes)] as const),
+      ...[...items].map(item => [item[0], described(context, item)] as const),
       ...attests.map((bytes, i) => [`tpms-attest${i === 0 ? '' : `-${i + 1}`}`, describeAttest(bytes)] as const),
     ]),
   }
@@ -288,13 +304,13 @@ async function inspectFiles(context: Context, paths: readonly string[], options:
   const bundle = await readBundle(primitives, [...paths, ...(options.collateral ?? [])])
   const chosen = await choosePolicy(context, options.policy, bundle)
   const { name, policy } = await withValues(chosen, options.referenceValues)
-  const nonce = asked ?? ownNonce(bundle)
+  const unasked = () => ({ nonce: ownNonce(bundle), ...ownQuestion(bundle) })
+  const question = asked === null ? readable(unasked, () => ({ nonce: new Uint8Array(64) })) : { nonce: asked }
   const evidence = encodeEvidence([...bundle.items])
-  const question = asked === null ? ownQuestion(bundle) : {}
-  const given = { collateral: bundle.collateral, policy, nonce, ...question, now, primitives }
+  const given = { collateral: bundle.collateral, policy, ...question, now, primitives }
   const verdict = await appraiseEvidence(evidence, given)
   if (wantsEar) return showEar(terminal, verdict, { tee: teeOf([...bundle.items]), policy: name, now }, options)
-  const described = describeBundle(context, bundle)
+  const shown = describeBundle(context, bundle)
   const proof = await proven(evidence, given, verdict)
   const told = proof && tell(proof)
   const refusal = verdict.accepted ? null : refusalOf(verdict)
@@ -304,7 +320,7 @@ async function inspectFiles(context: Context, paths: readonly string[], options:
     refusal === null ? caveat(asked !== null) : `Refused: ${refusal.message}${hint(refusal, name, paths[0] ?? 'FILE')}`
   terminal.show(
     {
-      ...described,
+      ...shown,
       policy: name,
       at: timeText(now),
       nonce: asked && hex(asked),
@@ -317,8 +333,8 @@ async function inspectFiles(context: Context, paths: readonly string[], options:
       exit,
     },
     [
-      ...described.files.map(({ path, what }) => `${printable(path)}: ${printable(what)}`),
-      ...Object.entries(described.evidence).flatMap(([kind, fields]) => ['', `${kind} says:`, ...linesOf(fields)]),
+      ...shown.files.map(({ path, what }) => `${printable(path)}: ${printable(what)}`),
+      ...Object.entries(shown.evidence).flatMap(([kind, fields]) => ['', `${kind} says:`, ...linesOf(fields)]),
       ...(told === null ? [] : toldLines(told, proof as Proven, verdict.accepted)),
       '',
       `By the policy ${printable(name)}, at ${timeText(now)}:`,

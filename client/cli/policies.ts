@@ -41,11 +41,16 @@ export function simulationPreset(rootSha256: readonly Uint8Array[]): Policy {
   return { ...preset('bare-metal'), acceptSimulatedEvidence: { rootSha256, reason } }
 }
 
-/** The text of a preset by its name, or of the policy in a file. */
+/** The text of a preset by its name, or of the policy in a file: one that loads. */
 export async function policySource(name: string): Promise<string> {
   if (isPreset(name)) return policyText(name)
   const source = utf8Text(await readCapped(name, POLICY_CAP))
-  if (source === null) throw new Malformed('policy: not UTF-8', 'policy')
+  if (source === null) throw new Malformed(`${name}: not UTF-8`, 'policy')
+  try {
+    parsePolicy(source)
+  } catch (error) {
+    throw error instanceof Malformed ? new Malformed(`${name}: ${error.reason.detail}`, 'policy') : error
+  }
   return source
 }
 export const loadPolicy = async (name: string): Promise<Policy> => parsePolicy(await policySource(name))

@@ -31,7 +31,7 @@ export function ownRules(source: string): OwnRules {
   const policy: Policy = parsePolicy(source)
   if (policy.acceptSimulatedEvidence !== false) {
     const detail = 'simulated silicon is accepted by its root, which pod up names; a policy to unlock by cannot add one'
-    throw new Malformed(`policy: ${detail}`, 'policy')
+    throw new Malformed(detail, 'policy')
   }
   const written = JSON.parse(source) as Written & { tdx: Written | null }
   const { tdx, ...rules } = pick(policy, namesOf(written, bareMetal)) as OwnRules

@@ -124,6 +124,7 @@ test('what is not known, too long, or there twice is refused by its name', async
   refused(utf8('not evidence'), /neither evidence nor collateral/)
   refused(new Uint8Array(FILE_CAP + 1), /at most/)
   refused(utf8('{"a":1,"a":2}'), /stands twice/)
+  refused(utf8('{"quote":"00"}'), /neither a bundle nor collateral of Intel \(root_ca_crl, pck_crl/)
   refused(utf8(`{"a":${'['.repeat(100_000)}${']'.repeat(100_000)}}`), /not JSON/)
   refused(utf8('-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n'), /PEM/)
   t.notThrows(() => recognise(hclReport(p, { claims: claimsOf() })))
@@ -380,7 +381,56 @@ test("a TPM's evidence: refused by the preset with what to do next, accepted by 
   t.like((await inspect([file, '--policy', 'bare-metal'])).shown['refusal'], { step: 'product', code: 'product' })
 })
 
-test('bad options and unsupported quotes: exit 30 and 20, no stack', async t => {
+test('evidence that is not of its format gets a verdict like any other, and an attestation result', async t => {
+  const { report } = await simulated()
+  const changed = async (at: number, byte: number) =>
+    written(
+      'report',
+      report.map((old, i) => (i === at ? byte : old)),
+    )
+  for (const [file, exit, step, tier, detail] of [
+    [await changed(0x4c, 1), 30, 'format', 'none', /reserved byte at offset 0x4c/],
+    [await changed(0, 6), 20, 'format', 'none', /version 6, expected 2 to 5/],
+    [await changed(0x189, 0x90), 20, 'product', 'none', /1990h is not known/],
+    [await changed(0x48, 7 << 2), 10, 'format', 'contraindicated', /not signed/],
+  ] as const) {
+    const { code, shown, err } = await inspect([file])
+    t.is(code, exit)
+    t.is(err, '')
+    t.like(shown, { accepted: false, exit, refusal: { step }, provenWithout: null })
+    t.regex(String(shown['about']), detail)
+    t.regex(JSON.stringify((shown['evidence'] as Shown)['snp-report']), detail)
+    const { code: same, shown: ear } = await inspect([file, '--ear'])
+    t.is(same, exit)
+    t.like(ear, { ear_status: tier })
+  }
+})
+
+test('a policy file that does not load is named, with what is wrong and where its form is described', async t => {
+  const text = policyText('bare-metal')
+  const { smt: _, ...missing } = JSON.parse(text) as Shown
+  const report = await written('x', hclReport(p))
+  for (const [name, source, message] of [
+    ['missing', JSON.stringify(missing), /missing: policy: "smt" is missing$/],
+    ['unknown', text.replace('"smt":', '"smtt": { "waive": "x" }, "smt":'), /unknown: policy: unknown field "smtt"$/],
+    ['twice', text.replace('"smt":', '"debug": { "waive": "x" }, "smt":'), /twice: a key stands twice/],
+    [
+      'both',
+      JSON.stringify({ ...missing, smt: { require: 'off', waive: 'x' } }),
+      /policy.smt: unknown field "require"$/,
+    ],
+    ['bytes', Uint8Array.of(0xff), /bytes: not UTF-8$/],
+  ] as const) {
+    const { code, shown } = await inspect([report, '--policy', await written(name, source)])
+    t.is(code, 30)
+    const error = shown['error'] as Shown
+    t.like(error, { step: 'policy', code: 'malformed' })
+    t.regex(String(error['message']), message)
+    t.regex(String(error['next']), /pod policy schema/)
+  }
+})
+
+test('bad options: exit 30, no stack', async t => {
   const report = await written('x', hclReport(p))
   for (const [args, code] of [
     [['/no/such/file'], 30],
@@ -389,7 +439,6 @@ test('bad options and unsupported quotes: exit 30 and 20, no stack', async t => 
     [[report, '--policy', 'own machine'], 30],
     [[report, '--policy', 'simulation'], 30],
     [['http://127.0.0.1:9', '--policy', 'aws'], 30],
-    [[await written('q', encodeEvidence([['snp-report', new Uint8Array(1184)]]))], 20],
   ] as const) {
     const ended = await inspect(args)
     t.is(ended.code, code, args.join(' '))
