@@ -16,6 +16,7 @@ import { digest } from '../tpm/algorithms.ts'
 import { digestOf, type EventLog, type LoggedEvent } from './log.ts'
 
 const eventType = {
+  noAction: 0x00000003,
   separator: 0x00000004,
   ipl: 0x0000000d,
   variable: 0x80000001,
@@ -103,7 +104,7 @@ function factOf(context: Context, event: LoggedEvent): Fact | null {
 }
 
 /**
- * The facts of a log that replays to signed registers. The separator of a register ends what firmware says in it:
+ * The facts of a log of which every event was extended into a signed register. The separator of a register ends what firmware says in it:
  * variables behind it were measured by whatever ran later, and could be anything.
  */
 export function bootFacts(p: VerifierPrimitives, { events }: EventLog, bank: Hash): Fact[] {
@@ -127,12 +128,18 @@ export function bootFacts(p: VerifierPrimitives, { events }: EventLog, bank: Has
 /** EFI_GLOBAL_VARIABLE, 8be4df61-93ca-11d2-aa0d-00e098032b8c. */
 const GLOBAL_VARIABLE = '61dfe48bca93d211aa0d00e098032b8c'
 
-/** Whether firmware checked signatures of what it started; refuses a log that says nothing, or two things. */
-export function secureBoot(facts: readonly Fact[]): boolean {
-  const found = facts.flatMap(fact =>
-    fact.kind === 'variable' && fact.guid === GLOBAL_VARIABLE && fact.name === 'SecureBoot' ? [fact.value] : [],
-  )
-  const [value, ...others] = found
-  if (value === undefined || others.length > 0) return refuse(`SecureBoot was measured ${found.length} times`)
-  return value.length === 1 && value[0] === 1
+/** Where firmware measures the policy of Secure Boot (PFP 3.3.4.8). */
+const SECURE_BOOT_REGISTER = 7
+
+/**
+ * Whether firmware checked signatures of what it started; refuses a log that does not say. What counts is the first that
+ * was extended: a digest does not cover its event's type, so that whatever runs later can extend bytes that read as this
+ * variable, and call firmware's own something else.
+ */
+export function secureBoot(p: VerifierPrimitives, { events }: EventLog, bank: Hash): boolean {
+  const first = events.find(({ register, type }) => register === SECURE_BOOT_REGISTER && type !== eventType.noAction)
+  const fact = first === undefined ? null : factOf({ p, bank }, first)
+  if (fact?.kind !== 'variable' || fact.guid !== GLOBAL_VARIABLE || fact.name !== 'SecureBoot')
+    return refuse(`register ${SECURE_BOOT_REGISTER} does not start with SecureBoot`)
+  return fact.value.length === 1 && fact.value[0] === 1
 }

@@ -137,26 +137,37 @@ async function checkFresh(
   return { vtpm, vouching, rules, quoted: await checkQuote(p, vtpm.quote, asked) }
 }
 
+/** What was booted, as far as the quote vouches for it. */
+type Booted = Readonly<{ log: EventLog; facts: readonly Fact[] }>
+
 /** Step 9. A log that need not be there is not read: its absence would then cost a liar nothing. */
-function checkLog(p: VerifierPrimitives, { vtpm, quoted, rules }: Quoting, steps: Steps): readonly Fact[] | null {
+function checkLog(p: VerifierPrimitives, { vtpm, quoted, rules }: Quoting, steps: Steps): Booted | null {
   const { bank, pcrs } = quoted
-  let facts: readonly Fact[] | null = null
+  let booted: Booted | null = null
   steps.rule('measurement', 'vtpm.eventLog', rules.eventLog, () => {
     if (vtpm.log === null) throw new Rejection('measurement', 'evidence-missing', 'the evidence holds no event log')
     checkReplay('PCR', replayPcrs(vtpm.log, extender(p, bank)), pcrs, [...pcrs.keys()])
-    facts = bootFacts(p, vtpm.log, bank)
+    // Events of registers that are not quoted are the sender's to write.
+    const log = { ...vtpm.log, events: vtpm.log.events.filter(({ register }) => pcrs.has(register)) }
+    booted = { log, facts: bootFacts(p, log, bank) }
     return `${vtpm.log.events.length} events lead to the quoted registers`
   })
-  return facts
+  return booted
 }
 
 /** Step 7. The paravisor's word, where there is one; where the boot log was replayed, firmware's own as well. */
-function checkConfiguration({ vouching, rules }: Quoting, facts: readonly Fact[] | null, steps: Steps): void {
+function checkConfiguration(
+  p: VerifierPrimitives,
+  { vouching, quoted, rules }: Quoting,
+  booted: Booted | null,
+  steps: Steps,
+): void {
   const refuse = (detail: string) => new Rejection('flags', 'platform-info', detail)
   const { paravisor } = vouching
   steps.rule('flags', 'vtpm.secureBoot', rules.secureBoot, () => {
-    if (paravisor === null && facts === null) throw refuse('without a boot log nobody says whether Secure Boot is on')
-    if (paravisor?.secureBoot === false || (facts !== null && !secureBoot(facts))) throw refuse('Secure Boot is off')
+    if (paravisor === null && booted === null) throw refuse('without a boot log nobody says whether Secure Boot is on')
+    const off = booted !== null && !secureBoot(p, booted.log, quoted.bank)
+    if (paravisor?.secureBoot === false || off) throw refuse('Secure Boot is off')
     return 'Secure Boot is on'
   })
   steps.rule('flags', 'vtpm.console', rules.console, () => {
@@ -211,14 +222,24 @@ export async function checkSession(
   const quoting = await checkFresh(p, vtpm, rules, given)
   const { quoted, vouching } = quoting
   steps.passed('binding', vouching.detail)
-  const facts = checkLog(p, quoting, steps)
-  checkConfiguration(quoting, facts, steps)
+  const booted = checkLog(p, quoting, steps)
+  checkConfiguration(p, quoting, booted, steps)
   const approved = checkRegisters(quoting, steps)
   const vouched = checkVouchers(quoting, approved, steps)
   const { bank, pcrs, attest } = quoted
   const { resetCount, restartCount, clock } = attest
   const { paravisor, instance, validUntil } = vouching
   const { vmUniqueId = null, userData = null } = paravisor ?? {}
-  const vtpmClaims = { bank, pcrs, resetCount, restartCount, clock, vmUniqueId, userData, instance, facts }
+  const vtpmClaims = {
+    bank,
+    pcrs,
+    resetCount,
+    restartCount,
+    clock,
+    vmUniqueId,
+    userData,
+    instance,
+    facts: booted?.facts ?? null,
+  }
   return { vtpm: vtpmClaims, vouched, validUntil }
 }

@@ -193,7 +193,8 @@ test('facts are read from what was hashed, and told by kind', t => {
     event(9, 0x0d, utf8('/vmlinuz'), utf8('the kernel itself')),
     event(1, 0x80000002, utf8('not read'), utf8('otherwise')),
   ]
-  const facts = bootFacts(p, decodeEventLog(eventLog(events)), 'SHA-256')
+  const log = decodeEventLog(eventLog(events))
+  const facts = bootFacts(p, log, 'SHA-256')
   t.deepEqual(
     facts.map(({ register, kind }) => [register, kind]),
     [
@@ -210,7 +211,7 @@ test('facts are read from what was hashed, and told by kind', t => {
   t.like(facts[3], { text: 'Exit Boot Services Invocation' })
   t.like(facts[4], { text: '/vmlinuz ro' })
   t.like(facts[5], { text: '/vmlinuz ro' })
-  t.true(secureBoot(facts))
+  t.true(secureBoot(p, log, 'SHA-256'))
 })
 
 const lies: Readonly<Record<string, readonly [events: readonly LogEvent[], code: Code]>> = {
@@ -235,17 +236,32 @@ for (const [name, [events, code]] of Object.entries(lies)) {
   })
 }
 
-test('Secure Boot is on where its one variable says so', async t => {
-  const facts = (...events: LogEvent[]) => bootFacts(p, decodeEventLog(eventLog(events)), 'SHA-256')
-  const measured = (value: readonly number[], guid?: string) =>
-    event(7, 0x80000001, variable('SecureBoot', value, guid))
-  t.true(secureBoot(facts(measured([1]))))
-  t.false(secureBoot(facts(measured([0]))))
-  t.false(secureBoot(facts(measured([]))))
-  t.false(secureBoot(facts(measured([1, 1]))))
-  t.is(await codeOf(() => secureBoot(facts())), 'event-log')
-  t.is(await codeOf(() => secureBoot(facts(measured([1]), measured([1])))), 'event-log')
-  t.is(await codeOf(() => secureBoot(facts(measured([1], '00'.repeat(16))))), 'event-log')
+test('Secure Boot is on where the first event of register 7 says so, whatever later ones are called', async t => {
+  const on = (...events: LogEvent[]) => secureBoot(p, decodeEventLog(eventLog(events)), 'SHA-256')
+  const measured = (value: readonly number[], guid?: string, register = 7) =>
+    event(register, 0x80000001, variable('SecureBoot', value, guid))
+  t.true(on(measured([1])))
+  t.false(on(measured([0])))
+  t.false(on(measured([])))
+  t.false(on(measured([1, 1])))
+  t.true(
+    on(
+      event(0, 8, utf8('version')),
+      logged(p, { register: 7, type: NO_ACTION, data: utf8('note') }, new Uint8Array()),
+      measured([1]),
+    ),
+  )
+  t.false(on(measured([0]), measured([1])), 'what runs later can extend the same bytes')
+  const renamed = event(7, 0x0d, variable('SecureBoot', [0]))
+  for (const events of [
+    [],
+    [renamed, measured([1])],
+    [measured([1], '00'.repeat(16))],
+    [event(7, 0x80000001, variable('PK', [])), measured([1])],
+    [measured([1], undefined, 9)],
+    [event(7, 0x80000001, variable('SecureBoot', [1]), variable('SecureBoot', [0]))],
+  ])
+    t.is(await codeOf(() => on(...events)), 'event-log')
 })
 
 test('dstack events are named by what they say', async t => {

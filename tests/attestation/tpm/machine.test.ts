@@ -224,4 +224,10 @@ test("Secure Boot by firmware's own word, where no paravisor has one", async t =
     code(await verdict({ items: await tpm.evidence([...boot, variable(on)], rules.selection.pcrs, nonce), rules }))
   t.is(await of(1), null)
   t.is(await of(0), 'platform-info')
+  // The type of an event is in no digest: whoever runs later extends what reads as the variable, and renames firmware's.
+  const renamed = [...boot, { ...variable(0), type: 0x0d }, variable(1)]
+  t.is(code(await verdict({ items: await tpm.evidence(renamed, rules.selection.pcrs, nonce), rules })), 'event-log')
+  // And what no quote covers, whoever sends the log writes.
+  const unquoted = { items: await tpm.evidence([...boot, variable(1)], pcrs, nonce) }
+  t.is(code(await verdict({ ...unquoted, rules: { secureBoot: { require: 'on' } } })), 'event-log')
 })
