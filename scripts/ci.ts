@@ -1,5 +1,5 @@
-// .ci/run: every check of the project, then the image: built, built again and compared, booted, its roles held to what
-// they may. Each step's own last line of counts is added up; a step without one counts as itself.
+// .ci/run: every check of the project, then the image: built, built again and compared, booted as each cloud would, used
+// and attacked in virtual machines. Each step's own last line of counts is added up; a step without one counts as itself.
 //   node scripts/bootstrap.mjs scripts/ci.ts
 import { spawn } from 'node:child_process'
 import { resolve } from 'node:path'
@@ -41,6 +41,7 @@ await step('test')
 if (await step('run', 'image')) {
   await step('run', 'image:reproduce')
   await step('run', 'image:boot')
+  await step('run', 'test:vm')
 }
 console.log(`\n${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped`)
 process.exitCode = count.failed === 0 ? 0 : 1
