@@ -3,13 +3,12 @@
  */
 import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
+import { isolation } from '../../tests/vm/isolation.ts'
 import { life } from '../../tests/vm/life.ts'
 import { Report, SuiteEnded } from '../../tests/vm/report.ts'
 
 const image = join(resolve(import.meta.dirname, '../..'), 'vm-image', 'out')
-const suites: Readonly<Record<string, (report: Report, image: string) => Promise<void>>> = {
-  life,
-}
+const suites: Readonly<Record<string, (report: Report, image: string) => Promise<void>>> = { life, isolation }
 
 const wanted = process.argv.slice(2)
 const unknown = wanted.find(name => suites[name] === undefined)
