@@ -202,7 +202,8 @@ function card(app: App, kept: Kept, share: KeptShare): HTMLElement {
     if (!(await app.keep(proved.kept))) return
     shown.textContent = date(now())
     output.replaceChildren(h('span', { class: 'hint' }, `Send this to ${from}: `), h('code', {}, proved.answer))
-    app.say('Answered. The answer tells nothing of the share.')
+    app.say('')
+    output.scrollIntoView({ block: 'center' })
   }
   return section(
     `A share of ${from}`,
@@ -404,7 +405,7 @@ function answers(app: App, from: string, given: readonly Uint8Array[]): void {
     h(
       'p',
       { class: 'lead' },
-      `Only the device that asked can open it, for this one request. Send it by mail or message, or let ${from} scan the codes.`,
+      `Only the device that asked can open it, for this one request. Send it by mail or message, as a file or as text.`,
     ),
     ...given.map((message, i) => {
       const what = given.length === 1 ? 'Your answer' : `Answer ${i + 1} of ${given.length}`
