@@ -34,6 +34,8 @@ const nextByCode: Partial<Record<Code, string>> = {
 const nextByMalformed: Partial<Record<Step, string>> = {
   data: 'See the options: pod --help, or --help after a command.',
   policy: 'Its form: pod policy schema. A policy to start from: pod policy bare-metal.',
+  measurement: 'Is it the file that is meant? See pod measure --help.',
+  'reference-values': 'Get it anew: pod measure with --json or --corim, or from its publisher.',
 }
 const NO_POD = 'Is this the address of a pod? What answered there does not speak its protocol.'
 
@@ -45,6 +47,7 @@ function nextStep(error: unknown): string {
     if (error instanceof Unsupported) return 'Install a newer version of this program.'
     const { code, step } = error.reason
     if (/npm start -- --help|\bpod (?:init|up)\b|\bchmod\b|\bPOD_HOME\b/.test(error.reason.detail)) return '' // it says so itself
+    if (/ is given, but /.test(error.reason.detail)) return ''
     if (/ is damaged: /.test(error.reason.detail)) return 'Put back your copy of this folder.'
     if (code === 'malformed') return nextByMalformed[step] ?? NO_POD
     if (code === 'stale' && step !== 'session') return OLD_COLLATERAL

@@ -58,10 +58,14 @@ export const loadPolicy = async (name: string): Promise<Policy> => parsePolicy(a
 /** Reference values in a file: a CoRIM, or the JSON that `pod measure` prints. */
 export async function loadReferenceValues(path: string): Promise<UnsignedValues> {
   const bytes = await readCapped(path, REFERENCE_VALUES_CAP)
-  if (isCorim(bytes)) return decodeCorim(bytes)
-  const source = utf8Text(bytes)
-  if (source === null) throw new Malformed(`${path}: neither a CoRIM nor JSON`, 'reference-values')
-  return parseReferenceValues(source)
+  try {
+    if (isCorim(bytes)) return decodeCorim(bytes)
+    const source = utf8Text(bytes)
+    if (source === null) throw new Malformed('neither a CoRIM nor JSON')
+    return parseReferenceValues(source)
+  } catch (error) {
+    throw error instanceof Malformed ? new Malformed(`${path}: ${error.reason.detail}`, 'reference-values') : error
+  }
 }
 
 /** The text of a preset, to start a file of one's own from; or the schema of such files. */

@@ -430,6 +430,22 @@ test('a policy file that does not load is named, with what is wrong and where it
   }
 })
 
+test('reference values that do not read are named, with where to get others', async t => {
+  const report = await written('x', hclReport(p))
+  for (const [name, source, message] of [
+    ['twice', '{"entries":[],"entries":[]}', /twice: .*stands twice/],
+    ['cut', Uint8Array.of(0xd9, 0x01, 0xf5, 0xa3, 0x00), /cut: truncated/],
+    ['bytes', Uint8Array.of(0xff), /bytes: neither a CoRIM nor JSON$/],
+  ] as const) {
+    const { code, shown } = await inspect([report, '--reference-values', await written(name, source)])
+    t.is(code, 30)
+    const error = shown['error'] as Shown
+    t.like(error, { step: 'reference-values', code: 'malformed' })
+    t.regex(String(error['message']), message)
+    t.regex(String(error['next']), /pod measure with --json or --corim/)
+  }
+})
+
 test('bad options: exit 30, no stack', async t => {
   const report = await written('x', hclReport(p))
   for (const [args, code] of [
