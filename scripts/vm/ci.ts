@@ -1,14 +1,28 @@
 /**
  * npm run test:vm [SUITE...]: the pod's image in virtual machines, one after the other. Closes with a line of counts.
  */
+import { execFileSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { isolation } from '../../tests/vm/isolation.ts'
 import { life } from '../../tests/vm/life.ts'
 import { Report, SuiteEnded } from '../../tests/vm/report.ts'
 
-const image = join(resolve(import.meta.dirname, '../..'), 'vm-image', 'out')
-const suites: Readonly<Record<string, (report: Report, image: string) => Promise<void>>> = { life, isolation }
+const root = resolve(import.meta.dirname, '../..')
+const image = join(root, 'vm-image', 'out')
+
+/** Made where it is not there, or is another's; the image's own cache says so. */
+function debugImage(): string {
+  const out = join(root, 'vm-image', 'out-debug')
+  const flags = ['--profile', 'debug', '--out', out]
+  execFileSync(process.execPath, [join(root, 'scripts/image/main.ts'), ...flags], { stdio: 'inherit' })
+  return out
+}
+
+const suites: Readonly<Record<string, (report: Report) => Promise<void>>> = {
+  life: report => life(report, image),
+  isolation: report => isolation(report, debugImage()),
+}
 
 const wanted = process.argv.slice(2)
 const unknown = wanted.find(name => suites[name] === undefined)
@@ -25,7 +39,7 @@ for (const [name, suite] of Object.entries(suites)) {
   if (wanted.length > 0 && !wanted.includes(name)) continue
   console.log(`${name}:`)
   try {
-    await suite(report, image)
+    await suite(report)
   } catch (error) {
     if (!(error instanceof SuiteEnded))
       report.check(name, false, error instanceof Error ? error.message : String(error))

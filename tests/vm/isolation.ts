@@ -77,7 +77,7 @@ async function probe(type: ReturnType<typeof typing>, role: string): Promise<Rec
 export async function isolation(report: Report, imageFolder: string): Promise<void> {
   const home = mkdtempSync(join(tmpdir(), 'vm-isolation-'))
   const folder = await StateFolder.open(join(home, 'owner'))
-  const options = { folder, imageFolder: join(imageFolder, '..', 'out-debug'), dataDiskBytes: 128 * 1024 * 1024 }
+  const options = { folder, imageFolder, dataDiskBytes: 128 * 1024 * 1024 }
   const pod = await report.step('the debug image boots', () =>
     startVmPod({ ...options, withConsole: true, passphrase: async () => new Uint8Array() }),
   )
