@@ -37,13 +37,13 @@ const record = oneOf({
     id: bytes(16),
     version: uint(),
     epoch: uint(0xffffffff),
-    /** Its place in the order of creation; in a restore, from 0 without gaps. */
+    /** Its place in the order of creation. */
     ord: uint(),
     sealed: view({ max: SEALED_ITEM_CAP }),
   },
   chunk: { coll: bytes(16), id: bytes(16), index: uint(), hash: bytes(32), sealed: view({ max: CHUNK_CAP }) },
   /** Where restored items come from: named in the log of the pod that takes them in (2.7). */
-  source: { pod: bytes(16), head: bytes({ max: HEAD_CAP }), items: uint() },
+  source: { pod: bytes(16), head: bytes({ max: HEAD_CAP }) },
   /** So that a stream which broke off is never taken for a whole one. */
   end: { items: uint(), chunks: uint() },
 })

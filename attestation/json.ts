@@ -89,11 +89,12 @@ export function jsonReaders(invalid: (detail: string) => never, unknown: (detail
   /** Exactly these fields, and of the optional ones those that are there: null where one is not. */
   function fields<F extends Reads, O extends Reads = Record<never, never>>(reads: F, optional?: O): Read<Fields<F, O>> {
     const all: Reads = { ...reads, ...optional }
+    const table = Object.entries(all)
     return (json, name) => {
       const source = object(json, name)
       for (const key of Object.keys(source)) if (!Object.hasOwn(all, key)) unknown(`${name}: unknown field "${key}"`)
       const value: Record<string, unknown> = {}
-      for (const [key, read] of Object.entries(all)) {
+      for (const [key, read] of table) {
         if (Object.hasOwn(source, key)) value[key] = read(source[key], `${name}.${key}`)
         else if (Object.hasOwn(reads, key)) invalid(`${name}: "${key}" is missing`)
         else value[key] = null

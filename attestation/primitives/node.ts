@@ -42,6 +42,7 @@ const isHybrid = (point: Uint8Array): boolean => point[0] === 6 || point[0] === 
 const CURVE_BYTES: Record<Curve, number> = { 'P-256': 32, 'P-384': 48 }
 const MLKEM_PUBLIC = 1184
 const MLKEM_CIPHERTEXT = 1088
+const TAG_BYTES = 16
 
 /** A plain view: Buffer's own `slice` shares memory, which callers of these functions must not have to know. */
 const plain = (buffer: Uint8Array): Uint8Array => new Uint8Array(buffer.buffer, buffer.byteOffset, buffer.byteLength)
@@ -158,6 +159,26 @@ export function nodePrimitives(crypto: NodeCrypto): SyncPrimitives {
     },
 
     aeadKey: raw => crypto.createSecretKey(raw) as unknown as AeadKey,
+    chacha: {
+      seal(key, nonce, plaintext) {
+        const cipher = crypto.createCipheriv('chacha20-poly1305', key, nonce, { authTagLength: TAG_BYTES })
+        const body = cipher.update(plaintext)
+        cipher.final()
+        return concat(body, cipher.getAuthTag())
+      },
+      open(key, nonce, ciphertext) {
+        if (ciphertext.length < TAG_BYTES) return null
+        const decipher = crypto.createDecipheriv('chacha20-poly1305', key, nonce, { authTagLength: TAG_BYTES })
+        decipher.setAuthTag(ciphertext.subarray(-TAG_BYTES))
+        const plaintext = decipher.update(ciphertext.subarray(0, -TAG_BYTES))
+        try {
+          decipher.final()
+        } catch {
+          return null
+        }
+        return plain(plaintext)
+      },
+    },
     seal(key, nonce, aad, plaintext) {
       const cipher = crypto.createCipheriv('aes-256-gcm', asKey(key), nonce)
       if (aad.length > 0) cipher.setAAD(aad)

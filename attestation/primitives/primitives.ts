@@ -80,6 +80,9 @@ export interface Primitives extends VerifierPrimitives {
   /** The plaintext, or null where the tag does not verify. */
   open(key: AeadKey, nonce: Uint8Array, aad: Uint8Array, ciphertext: Uint8Array): Awaitable<Uint8Array | null>
 
+  /** ChaCha20-Poly1305 (RFC 8439) where the platform has its own, which WebCrypto has not. */
+  readonly chacha?: ChaCha
+
   /** Ed25519 (RFC 8032) from a 32-byte seed. */
   ed25519PublicKey(seed: Uint8Array): Awaitable<Uint8Array>
   ed25519Sign(seed: Uint8Array, message: Uint8Array): Awaitable<Uint8Array>
@@ -93,6 +96,12 @@ export interface Primitives extends VerifierPrimitives {
   /** ML-KEM rejects implicitly (another secret); null where the X25519 half is of small order or the length is wrong. */
   kemDecapsulate(secret: KemSecret, encapsulation: Uint8Array): Awaitable<Uint8Array | null>
 }
+
+/** 32-byte key, 12-byte nonce; ciphertext followed by the 16-byte tag; null where the tag does not verify. */
+export type ChaCha = Readonly<{
+  seal(key: Uint8Array, nonce: Uint8Array, plaintext: Uint8Array): Uint8Array
+  open(key: Uint8Array, nonce: Uint8Array, ciphertext: Uint8Array): Uint8Array | null
+}>
 
 /** A maker whose operations all return at once: what a Node process works with. */
 export type SyncPrimitives = {

@@ -1,8 +1,7 @@
 /** `pod restore`: the items of a chain of backups into a fresh pod, which takes all of them or none. */
 import { type BackupRecord, encodeRecord } from '../../attestation/backup.ts'
-import { equal, hex } from '../../attestation/bytes.ts'
+import { equal } from '../../attestation/bytes.ts'
 import { Rejection } from '../../attestation/errors.ts'
-import { entryKey } from '../../attestation/log/map.ts'
 import type { SyncPrimitives } from '../../attestation/primitives/primitives.ts'
 import { decodeLaunchConfig } from '../../attestation/session/launch.ts'
 import { asNumber, call } from '../data/api.ts'
@@ -10,20 +9,20 @@ import type { ReleasingOwner } from '../session/owner.ts'
 import type { Session } from '../session/session.ts'
 import { checkObjects, type Link, readChain } from './chain.ts'
 import { BackupFolder } from './folder.ts'
-import { Replay, type Replayed } from './replay.ts'
+import { type CurrentRecord, Replay } from './replay.ts'
 
 const PIECE_BYTES = 256 * 1024
 
 export type RestoreOptions = Readonly<{
   /** Up to and including this backup; default: the newest. */
   upTo?: number
-  onProgress?: (what: string, count: number) => void
+  onProgress?: (items: number) => void
 }>
 export type RestoreReport = Readonly<{ backup: number; items: number; created: number; from: Uint8Array }>
 
 /**
- * Reads and checks every backup first; nothing is sent before all of it is known to be whole. The pod answers when the
- * last row is on its disk: connect with an `answerSeconds` that allows for it.
+ * The files are checked first. What is in them is opened and sent in one pass, and the pod keeps none of it unless all of
+ * it proves to be whole. It answers when the last row is on its disk: connect with an `answerSeconds` that allows for it.
  *
  * @example
  * await restore(primitives, session, '/mnt/disk/pod')
@@ -37,9 +36,8 @@ export async function restore(
   const folder = new BackupFolder(path)
   const chain = await chosen(p, folder, session, upTo)
   const { manifest } = chain.at(-1) as Link
-  const replay = new Replay(p, folder, session.owner.roots, manifest.podId, count => onProgress('reading', count))
-  const replayed = await replay.run(chain)
-  const body = inPieces(send(p, replay, replayed, manifest))
+  const replay = new Replay(p, folder, session.owner.roots, manifest.podId)
+  const body = inPieces(send(replay.current(chain), manifest, onProgress))
   const answer = await call(session, 'POST', '/v1/restore', { body })
   return {
     backup: manifest.number,
@@ -70,30 +68,20 @@ async function chosen(
   return chain
 }
 
-/** Current rows alone, each with its rank in the order of creation. */
+/** The end, without which the pod takes nothing, follows only when all of the chain has proved to be whole. */
 async function* send(
-  p: SyncPrimitives,
-  replay: Replay,
-  { links, items }: Replayed,
+  current: AsyncIterable<CurrentRecord>,
   { podId, encodedHead }: Link['manifest'],
+  onItem: (count: number) => void,
 ): AsyncGenerator<BackupRecord> {
-  yield { kind: 'source', pod: podId, head: encodedHead, items: items.size }
-  const byCreation = [...items.values()].toSorted((a, b) => a.ord - b.ord)
-  const ranks = new Map(byCreation.map(({ key }, rank) => [hex(key), rank]))
-  let chunks = 0
-  for (const link of links) {
-    for await (const record of replay.records(link)) {
-      if (record.kind !== 'item' && record.kind !== 'chunk') continue
-      const key = hex(entryKey(record.coll, record.id))
-      const place = items.get(key)
-      if (place?.backup !== link.manifest.number) continue
-      if (record.kind === 'chunk') {
-        chunks++
-        yield record
-      } else if (equal(p.sha256(record.sealed), place.rowHash)) yield { ...record, ord: ranks.get(key) as number }
-    }
+  yield { kind: 'source', pod: podId, head: encodedHead }
+  let [items, chunks] = [0, 0]
+  for await (const record of current) {
+    if (record.kind === 'item') onItem(++items)
+    else chunks++
+    yield record
   }
-  yield { kind: 'end', items: items.size, chunks }
+  yield { kind: 'end', items, chunks }
 }
 
 async function* inPieces(records: AsyncIterable<BackupRecord>): AsyncGenerator<Uint8Array> {

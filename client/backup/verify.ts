@@ -41,11 +41,17 @@ export async function verifyBackup(p: SyncPrimitives, path: string, options: Ver
     })
   }
   const { roots } = options
-  const items = roots && (await new Replay(p, folder, roots, newest.manifest.podId).run(chain)).items.size
+  let items: number | null = null
+  if (roots !== undefined) {
+    items = 0
+    for await (const { kind } of new Replay(p, folder, roots, newest.manifest.podId).current(chain)) {
+      if (kind === 'item') items++
+    }
+  }
   return {
     backups: chain.map(({ manifest }) => manifest),
     objects: chain.reduce((sum, { manifest }) => sum + manifest.objects.length, 0),
     bytes,
-    items: items ?? null,
+    items,
   }
 }

@@ -128,7 +128,7 @@ export async function restoreBackup(context: Context, folder: string, options: R
       const report = await terminal.progress(`restoring ${folder}`, update =>
         restore(p, session, folder, {
           ...(options.to !== undefined && { upTo: options.to }),
-          onProgress: (_, count) => update(count, count),
+          onProgress: count => update(count, count),
         }),
       )
       terminal.show({ ...report, from: hex(report.from) }, [

@@ -62,6 +62,10 @@ const told = ({ obtained, notes }: Pick<Completion, 'obtained' | 'notes'>) => ({
   notes,
 })
 
+/** Old parts are in it where nobody had newer ones. */
+const state = ({ notes }: Completion): string =>
+  notes.length === 0 ? 'needs nobody any more' : 'holds what could be had, see the notes'
+
 function bundleOf(items: Evidence, collateral: Collateral, reportData: Uint8Array | null): Uint8Array {
   try {
     return encodeBundle({ items, collateral, reportData })
@@ -91,7 +95,7 @@ export async function fetchCollateral(
       ...obtainedLines(completion.obtained),
       ...completion.notes.map(note => `note     ${printable(note)}`),
       completion.obtained.length === 0 ? 'nothing was missing that anybody could be asked for' : '',
-      `${printable(output)} needs nobody any more: ${printable(next)}`,
+      `${printable(output)} ${state(completion)}: ${printable(next)}`,
     ].filter(line => line !== ''),
   )
 }
@@ -120,7 +124,7 @@ export async function captureEvidence(
   const next = missing === null ? `pod inspect ${options.output}` : `pod collateral fetch ${options.output}`
   const about =
     missing === null
-      ? `${options.output} needs nobody any more: ${next}`
+      ? `${options.output} ${state(completion)}: ${next}`
       : `${options.output} is not complete: ${missing.message}. Later: ${next} -o ${options.output}`
   const exit = missing === null ? 0 : exitCode(missing)
   terminal.show(

@@ -10,7 +10,12 @@ import { chacha20poly1305 } from '@noble/ciphers/chacha.js'
 import { decodeBase64, encodeBase64 } from '../../attestation/base64.ts'
 import { concat, equalConstantTime, utf8 } from '../../attestation/bytes.ts'
 import { Malformed, Rejection } from '../../attestation/errors.ts'
-import { KEM_ENCAPSULATION_BYTES, type KemSecret, type Primitives } from '../../attestation/primitives/primitives.ts'
+import {
+  type ChaCha,
+  KEM_ENCAPSULATION_BYTES,
+  type KemSecret,
+  type Primitives,
+} from '../../attestation/primitives/primitives.ts'
 import { KEM_XWING, scheduleKeys } from '../../attestation/session/hpke.ts'
 
 /** Of a sealing, and so of trial decapsulations at an opening. */
@@ -56,7 +61,7 @@ export async function sealHybrid(
     const unsigned = concat(VERSION_LINE, ...stanzas, MAC_START.subarray(0, 3))
     const macLine = concat(MAC_START.subarray(3), noPad(headerMac(p, fileKey, unsigned)), LINE_END)
     const nonce = p.random(NONCE_BYTES)
-    return concat(unsigned, macLine, nonce, ...sealChunks(payloadKey(p, fileKey, nonce), plaintext))
+    return concat(unsigned, macLine, nonce, ...sealChunks(chachaOf(p), payloadKey(p, fileKey, nonce), plaintext))
   } finally {
     fileKey.fill(0)
   }
@@ -77,7 +82,7 @@ export async function openHybrid(p: Primitives, secret: KemSecret, file: Uint8Ar
   try {
     if (!equalConstantTime(headerMac(p, fileKey, unsigned), mac)) throw notWhole()
     const key = payloadKey(p, fileKey, payload.subarray(0, NONCE_BYTES))
-    return { plaintext: openChunks(key, payload.subarray(NONCE_BYTES)), recipients: stanzas.length }
+    return { plaintext: openChunks(chachaOf(p), key, payload.subarray(NONCE_BYTES)), recipients: stanzas.length }
   } finally {
     fileKey.fill(0)
   }
@@ -181,6 +186,13 @@ function headerMac(p: Primitives, fileKey: Uint8Array, unsigned: Uint8Array): Ui
 const payloadKey = (p: Primitives, fileKey: Uint8Array, nonce: Uint8Array): Uint8Array =>
   derived(p, fileKey, nonce, 'payload')
 
+/** Where the platform has none of its own: much slower, which a memory of a kilobyte does not notice. */
+const portable: ChaCha = {
+  seal: (key, nonce, plaintext) => chacha20poly1305(key, nonce).encrypt(plaintext),
+  open: (key, nonce, ciphertext) => orNull(() => chacha20poly1305(key, nonce).decrypt(ciphertext)),
+}
+const chachaOf = (p: Primitives): ChaCha => p.chacha ?? portable
+
 /** STREAM: an 11-byte counter and a flag on the last chunk, which is empty only where everything is. */
 function chunkNonce(index: number, last: boolean): Uint8Array {
   const nonce = new Uint8Array(12)
@@ -189,22 +201,22 @@ function chunkNonce(index: number, last: boolean): Uint8Array {
   return nonce
 }
 
-function* sealChunks(key: Uint8Array, plaintext: Uint8Array): Generator<Uint8Array> {
+function* sealChunks(chacha: ChaCha, key: Uint8Array, plaintext: Uint8Array): Generator<Uint8Array> {
   const count = Math.max(1, Math.ceil(plaintext.length / CHUNK_BYTES))
   for (let i = 0; i < count; i++) {
     const chunk = plaintext.subarray(i * CHUNK_BYTES, (i + 1) * CHUNK_BYTES)
-    yield chacha20poly1305(key, chunkNonce(i, i === count - 1)).encrypt(chunk)
+    yield chacha.seal(key, chunkNonce(i, i === count - 1), chunk)
   }
   key.fill(0)
 }
 
-function openChunks(key: Uint8Array, sealed: Uint8Array): Uint8Array {
+function openChunks(chacha: ChaCha, key: Uint8Array, sealed: Uint8Array): Uint8Array {
   const size = CHUNK_BYTES + TAG_BYTES
   const count = Math.max(1, Math.ceil(sealed.length / size))
   const chunks: Uint8Array[] = []
   for (let i = 0; i < count; i++) {
     const chunk = sealed.subarray(i * size, (i + 1) * size)
-    const opened = orNull(() => chacha20poly1305(key, chunkNonce(i, i === count - 1)).decrypt(chunk))
+    const opened = chacha.open(key, chunkNonce(i, i === count - 1), chunk)
     if (opened === null || (opened.length === 0 && count > 1)) throw notWhole()
     chunks.push(opened)
   }

@@ -17,6 +17,8 @@ import type { Session } from './sessions.ts'
 /** Above this many changed items a copy of everything is cheaper than asking for each. */
 const MAX_WANTED = 100_000
 const ITEMS_A_QUESTION = 256
+/** Of rows in one statement. */
+const MOST_PART_BYTES = 1024 * 1024
 const LEAVES_A_QUESTION = 64
 const BUCKETS_A_QUESTION = 128
 /** Pieces of an answer: large enough that sealing is cheap, small enough that nothing piles up. */
@@ -113,20 +115,17 @@ export class Backup {
     const records = readRecords(source)
     const first = (await records.next()).value as BackupRecord | undefined
     if (first?.kind !== 'source') throw new Malformed('expected where the items come from', 'data')
-    if (first.items > MAX_RESTORED) {
-      throw new Rejection('data', 'limit', `a restore takes at most ${MAX_RESTORED} items, got ${first.items}`)
-    }
     // Said before anything is written; what counts is what the keyholder makes of its map.
     if (this.#store.items > 0) {
       throw new Rejection('data', 'conflict', 'this pod holds items already; a backup goes into a fresh one')
     }
-    const entries = new Entries(this.#p, this.#mapKey, bucketsFor(first.items))
+    const entries = new Entries(this.#p, this.#mapKey)
     const from = { pod: first.pod, head: first.head }
     let prepared: Prepared | null = null
     const build = async (buckets: RestoredBuckets, last: boolean) =>
       this.#keyholder.restore({ sid: session.sid, count: entries.count, buckets, from: last ? from : null })
     const parts = async function* (): AsyncGenerator<Part> {
-      yield* entries.take(records, first.items)
+      yield* entries.take(records)
       // Made by the keyholder, so that no map comes into being that it did not check.
       for (const buckets of entries.allButLast(BUCKETS_A_QUESTION)) {
         const answer = await build(buckets, false)
@@ -140,24 +139,24 @@ export class Backup {
         prepared = answer.commit
         return answer.commit
       }
-      await this.#store.commitInParts(parts(), last, () => first.items)
+      await this.#store.commitInParts(parts(), last, () => entries.items)
     } catch (error) {
-      await this.#abandon(session, entries.count, prepared)
+      await this.#abandon(session, prepared)
       throw error
     }
     this.#buckets.forget()
     const { seq } = prepared as unknown as Prepared
     const head = await this.#keyholder.adopt(seq)
     this.#watch({ seq, head, changes: [] })
-    return { head, items: first.items }
+    return { head, items: entries.items }
   }
 
   /** Ends what was begun: an incomplete last part ends a restore, a prepared commit is abandoned. */
-  async #abandon(session: Session, count: number, prepared: Prepared | null): Promise<void> {
+  async #abandon(session: Session, prepared: Prepared | null): Promise<void> {
     if (prepared !== null) await this.#keyholder.abandon(prepared.seq).catch(() => {})
     else {
       const from = { pod: new Uint8Array(16), head: new Uint8Array() }
-      await this.#keyholder.restore({ sid: session.sid, count, buckets: [], from }).catch(() => {})
+      await this.#keyholder.restore({ sid: session.sid, count: FIRST_BUCKETS, buckets: [], from }).catch(() => {})
     }
   }
 }
@@ -211,74 +210,80 @@ const ENTRY_BYTES = 76
  * grows with the data (76 MB for a million items, while a restore runs, in the api alone).
  */
 class Entries {
-  readonly count: number
+  /** Buckets of the new map; known once all items have come. */
+  count = FIRST_BUCKETS
+  items = 0
   readonly #p: SyncPrimitives
   readonly #mapKey: MacKey
-  #bytes = new Uint8Array(0)
+  #bytes = new Uint8Array(1024 * ENTRY_BYTES)
   #view = new DataView(this.#bytes.buffer)
   #order: Uint32Array = new Uint32Array(0)
   /** Where each bucket begins in the order, and the end. */
   #starts: Uint32Array = new Uint32Array(0)
 
-  constructor(p: SyncPrimitives, mapKey: MacKey, count: number) {
+  constructor(p: SyncPrimitives, mapKey: MacKey) {
     this.#p = p
     this.#mapKey = mapKey
-    this.count = count
   }
 
-  /** Rows to write, as they come; what they are is noted. Throws Malformed where they are not what was announced. */
-  async *take(records: AsyncIterable<BackupRecord>, items: number): AsyncGenerator<Part> {
-    this.#bytes = new Uint8Array(items * ENTRY_BYTES)
-    this.#view = new DataView(this.#bytes.buffer)
-    let taken = 0
+  /** Rows to write, as they come; what they are is noted. Throws Malformed where they are not what the end says. */
+  async *take(records: AsyncIterable<BackupRecord>): AsyncGenerator<Part> {
     let chunks = 0
     let part: { items: NonNullable<Part['items']>[number][]; bytes: number } = { items: [], bytes: 0 }
     let complete = false
     for await (const record of records) {
       if (complete) throw new Malformed('records follow the end', 'data')
       if (record.kind === 'item') {
-        if (taken === items) throw new Malformed(`more than the ${items} items announced`, 'data')
-        if (record.ord >= items) throw new Malformed(`place ${record.ord} among ${items} items`, 'data')
-        this.#note(taken, record)
+        this.#note(record)
         part.items.push(record)
         part.bytes += record.sealed.length
-        taken++
-        if (part.items.length < ITEMS_A_QUESTION && part.bytes < PIECE_BYTES) continue
+        if (part.items.length < ITEMS_A_QUESTION && part.bytes < MOST_PART_BYTES) continue
         yield part
         part = { items: [], bytes: 0 }
       } else if (record.kind === 'chunk') {
         chunks++
         yield { chunks: [record] }
       } else if (record.kind === 'end') {
-        if (record.items !== items || taken !== items || record.chunks !== chunks) {
-          throw new Malformed(`${taken} items and ${chunks} chunks came, not what was announced`, 'data')
+        if (record.items !== this.items || record.chunks !== chunks) {
+          throw new Malformed(`${this.items} items and ${chunks} chunks came, not what the end says`, 'data')
         }
         complete = true
       } else throw new Malformed(`unexpected ${record.kind}`, 'data')
     }
     if (!complete) throw new Malformed('the restore broke off before its end', 'data')
     yield part
-    this.#sort(items)
+    this.#sort()
   }
 
-  #note(i: number, { coll, id, version, sealed }: Extract<BackupRecord, { kind: 'item' }>): void {
-    const at = i * ENTRY_BYTES
-    this.#view.setUint32(at, slotOf(this.#p, this.#mapKey, coll, id) % this.count)
+  #note({ coll, id, version, sealed }: Extract<BackupRecord, { kind: 'item' }>): void {
+    if (this.items === MAX_RESTORED)
+      throw new Rejection('data', 'limit', `a restore takes ${MAX_RESTORED} items at most`)
+    const at = this.items++ * ENTRY_BYTES
+    if (at === this.#bytes.length) this.#grow()
+    this.#view.setUint32(at, slotOf(this.#p, this.#mapKey, coll, id))
     this.#bytes.set(coll, at + COLL_AT)
     this.#bytes.set(id, at + ID_AT)
     this.#bytes.set(this.#p.sha256(sealed), at + HASH_AT)
     this.#view.setBigUint64(at + VERSION_AT, BigInt(version))
   }
 
+  #grow(): void {
+    const grown = new Uint8Array(2 * this.#bytes.length)
+    grown.set(this.#bytes)
+    this.#bytes = grown
+    this.#view = new DataView(grown.buffer)
+  }
+
   /** By counting: one pass finds the sizes of the buckets, the next puts every item in its place. */
-  #sort(items: number): void {
+  #sort(): void {
+    this.count = bucketsFor(this.items)
     this.#starts = new Uint32Array(this.count + 1)
-    const bucketOf = (i: number) => this.#view.getUint32(i * ENTRY_BYTES)
-    for (let i = 0; i < items; i++) (this.#starts[bucketOf(i) + 1] as number)++
+    const bucketOf = (i: number) => this.#view.getUint32(i * ENTRY_BYTES) % this.count
+    for (let i = 0; i < this.items; i++) (this.#starts[bucketOf(i) + 1] as number)++
     for (let i = 0; i < this.count; i++) (this.#starts[i + 1] as number) += this.#starts[i] as number
-    this.#order = new Uint32Array(items)
+    this.#order = new Uint32Array(this.items)
     const next = this.#starts.slice()
-    for (let i = 0; i < items; i++) this.#order[(next[bucketOf(i)] as number)++] = i
+    for (let i = 0; i < this.items; i++) this.#order[(next[bucketOf(i)] as number)++] = i
   }
 
   #bucket(index: number): RestoredEntry[] {

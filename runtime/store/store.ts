@@ -291,7 +291,14 @@ export class Store {
       let prepared: Prepared
       try {
         await writer.simple('BEGIN')
-        for await (const part of parts) await this.#writePart(writer, part)
+        // One part is written while the next comes.
+        let writing: Promise<void> = Promise.resolve()
+        for await (const part of parts) {
+          await writing
+          writing = this.#writePart(writer, part)
+          writing.catch(() => {}) // awaited with the next part
+        }
+        await writing
         prepared = await last()
         await this.#writePart(writer, { buckets: prepared.buckets })
       } catch (error) {

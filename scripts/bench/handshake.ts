@@ -24,14 +24,18 @@ const TIMES = 200
 function counting(into: Map<string, number>): SyncPrimitives {
   const count = (name: string) => into.set(name, (into.get(name) ?? 0) + 1)
   return Object.fromEntries(
-    Object.entries(p).map(([name, operation]) => [
-      name,
-      (...args: never[]) => {
-        count(name)
-        return (operation as (...args: never[]) => unknown)(...args)
-      },
-    ]),
-  ) as SyncPrimitives
+    Object.entries(p).map(([name, operation]) =>
+      typeof operation === 'object'
+        ? [name, operation]
+        : [
+            name,
+            (...args: never[]) => {
+              count(name)
+              return (operation as (...args: never[]) => unknown)(...args)
+            },
+          ],
+    ),
+  ) as unknown as SyncPrimitives
 }
 
 const plain = (buffer: Uint8Array) => Buffer.from(buffer.buffer, buffer.byteOffset, buffer.byteLength)

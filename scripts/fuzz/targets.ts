@@ -17,7 +17,7 @@ import { decodeReport } from '../../attestation/snp/report.ts'
 import { decodeBundle } from '../../attestation/standards/bundle.ts'
 import { decodeCorim } from '../../attestation/standards/corim.ts'
 import { decodeEar, parseEar } from '../../attestation/standards/ear.ts'
-import { decodeTdxCollateral } from '../../attestation/tdx/collateral.ts'
+import { collateralAge, decodeTdxCollateral } from '../../attestation/tdx/collateral.ts'
 import { readPlatform } from '../../attestation/tdx/pck.ts'
 import { decodeQuote } from '../../attestation/tdx/quote.ts'
 import { decodeAttest } from '../../attestation/tpm/attest.ts'
@@ -77,6 +77,7 @@ export const targets: readonly Target[] = [
   { name: 'decodePem', reads: 'pem', run: input => decodePem(input, 3, 'quote') },
   { name: 'decodeTdxCollateral', reads: 'collateral', run: decodeTdxCollateral },
   { name: 'parseCanonical', reads: 'json', run: input => parseCanonical(text(input)) },
+  { name: 'collateralAge', reads: 'json', run: input => collateralAge(input, 'tcbInfo') },
   { name: 'parsePolicy', reads: 'json', run: input => parsePolicy(text(input)) },
   { name: 'decodeBundle', reads: 'cmw', run: decodeBundle },
   { name: 'decodeEar', reads: 'ear', run: decodeEar },

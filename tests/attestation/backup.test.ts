@@ -26,7 +26,7 @@ const record: fc.Arbitrary<BackupRecord> = fc.oneof(
     hash: exact(32),
     sealed: bytes(300),
   }),
-  fc.record({ kind: fc.constant('source' as const), pod: exact(16), head: bytes(100), items: number }),
+  fc.record({ kind: fc.constant('source' as const), pod: exact(16), head: bytes(100) }),
   fc.record({ kind: fc.constant('end' as const), items: number, chunks: number }),
 )
 

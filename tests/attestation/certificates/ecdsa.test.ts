@@ -85,3 +85,10 @@ test('numbers shorter than the curve are filled up', async t => {
     if (!(await signedBy(p, list, root))) t.fail('a signature of our own does not hold')
   }
 })
+
+test("a signature of one kind of key is nobody's of another kind", async t => {
+  t.true(await signedBy(p, root, root))
+  const rsa: Certificate = { ...root, publicKey: { kind: 'rsa', spki: new Uint8Array(294) } }
+  t.false(await signedBy(p, root, rsa))
+  t.false(await signedBy(p, { ...root, algorithm: 'RSA-PSS SHA-384' }, root))
+})

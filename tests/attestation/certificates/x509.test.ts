@@ -412,7 +412,7 @@ test('integers, booleans and named bits have one form', t => {
     t.throws(() => read(input).boolean('b'), { instanceOf: Malformed }, input)
   const bits = read('03020106').namedBits('bits')
   t.deepEqual([0, 4, 5, 6, 7, 8, 99].map(bits), [false, false, true, true, false, false, false])
-  for (const input of ['0300', '030100', '03020804', '03020203', '030201ff']) {
+  for (const input of ['0300', '030100', '03020800', '03020804', '03020203', '030201ff']) {
     t.throws(() => read(input).namedBits('bits'), { instanceOf: Malformed }, input)
   }
 })

@@ -1,4 +1,6 @@
 // The contract of both makers: published vectors, and the one equal to the other.
+import crypto from 'node:crypto'
+import { chacha20poly1305 } from '@noble/ciphers/chacha.js'
 import test, { type ExecutionContext } from 'ava'
 import fc from 'fast-check'
 import { ed25519 } from '@noble/curves/ed25519.js'
@@ -124,6 +126,23 @@ vectorTest(
 
 const bytes = (max: number) => fc.uint8Array({ maxLength: max })
 const exactly = (length: number) => fc.uint8Array({ minLength: length, maxLength: length })
+
+test('ChaCha20-Poly1305 of Node is that of RFC 8439, and refuses every change', t => {
+  const { chacha } = node
+  const key = Buffer.from('808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f', 'hex')
+  const nonce = Buffer.from('070000004041424344454647', 'hex')
+  const text = crypto.randomBytes(1000)
+  for (const length of [0, 1, 64, 1000]) {
+    const plain = new Uint8Array(text.subarray(0, length))
+    const sealed = chacha?.seal(key, nonce, plain) as Uint8Array
+    t.deepEqual(sealed, chacha20poly1305(key, nonce).encrypt(plain))
+    t.deepEqual(chacha?.open(key, nonce, sealed), plain)
+    for (const at of [0, length, sealed.length - 1]) {
+      t.is(chacha?.open(key, nonce, sealed.with(at, (sealed[at] as number) ^ 1)), null)
+    }
+    t.is(chacha?.open(key, nonce, sealed.subarray(0, 15)), null)
+  }
+})
 
 test('web and node: the same hashes, MACs and derivations', t => {
   fc.assert(
