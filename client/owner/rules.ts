@@ -1,7 +1,7 @@
 /**
  * The rules under which an owner unlocks: a preset or a policy file, of which counts what it says otherwise than
  * `bare-metal`. The rest is the owner's own, and stricter: measurements of the signed manifest, the launch config,
- * approved chips.
+ * approved chips. A policy that waives the measurement is heard only where it requires registers of a vTPM instead.
  */
 import { Malformed } from '../../attestation/errors.ts'
 import { parsePolicy, type Policy } from '../../attestation/policy.ts'
@@ -26,6 +26,12 @@ const namesOf = (written: Written, usual: Written): string[] =>
 const pick = (from: object, names: readonly string[]): Written =>
   Object.fromEntries(Object.entries(from).filter(([name]) => names.includes(name)))
 
+const isWaived = (policy: Policy, name: 'measurement'): boolean => 'waive' in policy[name]
+/** What runs beside the firmware: a release that no register of a vTPM speaks for is held to the owner's manifest. */
+const loaded = ['kernel', 'commandLine', 'rootFileSystem'] as const
+const isVouchedFor = ({ vtpm }: Policy): boolean =>
+  vtpm !== null && loaded.every(component => 'require' in vtpm.vouches[component])
+
 /** Throws Malformed on a policy that does not load, or that means to accept simulated silicon. */
 export function ownRules(source: string): OwnRules {
   const policy: Policy = parsePolicy(source)
@@ -34,7 +40,10 @@ export function ownRules(source: string): OwnRules {
     throw new Malformed(detail, 'policy')
   }
   const written = JSON.parse(source) as Written & { tdx: Written | null }
-  const { tdx, ...rules } = pick(policy, namesOf(written, bareMetal)) as OwnRules
+  const names = namesOf(written, bareMetal)
+  // A waived measurement would give the keys to whatever runs on such a machine.
+  const counted = isVouchedFor(policy) ? names : names.filter(name => name !== 'measurement' || !isWaived(policy, name))
+  const { tdx, ...rules } = pick(policy, counted) as OwnRules
   if (tdx === undefined || policy.tdx === null || written.tdx === null)
     return tdx === undefined ? rules : { ...rules, tdx }
   return { ...rules, tdx: pick(policy.tdx, namesOf(written.tdx, bareMetal.tdx)) as NonNullable<OwnRules['tdx']> }
