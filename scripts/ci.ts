@@ -41,7 +41,7 @@ await step('test')
 if (await step('run', 'image')) {
   await step('run', 'image:reproduce')
   await step('run', 'image:boot')
-  await step('run', 'test:vm')
+  await step('run', 'test:vm', '--', 'life', 'isolation')
 }
 console.log(`\n${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped`)
 process.exitCode = count.failed === 0 ? 0 : 1

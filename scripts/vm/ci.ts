@@ -4,6 +4,7 @@
 import { execFileSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
+import { hostile } from '../../tests/vm/hostile.ts'
 import { isolation } from '../../tests/vm/isolation.ts'
 import { life } from '../../tests/vm/life.ts'
 import { Report, SuiteEnded } from '../../tests/vm/report.ts'
@@ -21,6 +22,9 @@ function debugImage(): string {
 
 const suites: Readonly<Record<string, (report: Report) => Promise<void>>> = {
   life: report => life(report, image),
+  ...Object.fromEntries(
+    Object.entries(hostile).map(([name, suite]) => [name, (report: Report) => suite(report, image)]),
+  ),
   isolation: report => isolation(report, debugImage()),
 }
 
