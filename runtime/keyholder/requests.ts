@@ -33,7 +33,8 @@ export class Requests {
   /** The api's commit in the store's hands, by its place in the log. */
   #outstanding: number | null = null
   #split: Split | null = null
-  #restoring: Restoring | null = null
+  /** Of the session that began it, and ends with it. */
+  #restoring: Readonly<{ sid: Uint8Array; map: Restoring }> | null = null
   #waiting = false
 
   constructor(pod: Pod) {
@@ -277,31 +278,29 @@ export class Requests {
     }
   }
 
-  /** The map of a fresh pod, some buckets at a time; the last answer is a commit like any other. */
+  /**
+   * The map of a fresh pod, some buckets at a time; the last answer is a commit like any other. Only the session that
+   * began a restore goes on with it or ends it; where that one has ended meanwhile, its next request gives the turn back.
+   */
   async #restore({ sid, count, buckets, from }: Asked<'restore'>): Promise<KeyholderAnswer> {
     const pod = this.#pod
-    const { principal } = this.#session(sid)
-    if (!hasCapability(principal, 'recover')) throw new Rejection('credential', 'scope', 'this session may not restore')
-    if (this.#restoring === null) {
-      await this.#takeTurn()
-      try {
-        this.#restoring = pod.writable().startRestore(count)
-      } catch (error) {
-        pod.turn.pass()
-        throw error
-      }
-    }
-    const restoring = this.#restoring
+    if (this.#restoring === null) await this.#takeTurn()
+    else if (!equal(this.#restoring.sid, sid)) throw new Unavailable('another session restores')
     try {
-      const built = buckets.map(entries => restoring.add(entries))
+      // In turn: what was waited for may have been the policy that revokes this session.
+      if (!hasCapability(this.#session(sid).principal, 'recover')) {
+        throw new Rejection('credential', 'scope', 'this session may not restore')
+      }
+      this.#restoring ??= { sid, map: pod.writable().startRestore(count) }
+      const { map } = this.#restoring
+      const built = buckets.map(entries => map.add(entries))
       if (from === null) return { kind: 'halves', buckets: built }
-      const commit = restoring.finish(from, pod.clock.now())
+      const commit = map.finish(from, pod.clock.now())
       this.#restoring = null
       this.#outstanding = commit.seq
       return { kind: 'prepared', commit: { ...forWire(commit), buckets: built }, refused: [], split: 0 }
     } catch (error) {
-      const ledger = pod.ledger
-      ledger?.abandon(ledger.size)
+      if (this.#restoring !== null) pod.ledger?.abandon(pod.ledger.size)
       this.#restoring = null
       pod.turn.pass()
       throw error

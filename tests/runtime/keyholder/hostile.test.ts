@@ -110,6 +110,7 @@ test('bytes from the api', async t => {
     encodeAs(apiRequest, { kind: 'adopt', seq: 2 }),
     encodeAs(apiRequest, { kind: 'abandon', seq: 2 }),
     encodeAs(apiRequest, { kind: 'split', buckets, last: 0 }),
+    encodeAs(apiRequest, { kind: 'restore', sid, count: 16, buckets: [[row], []], from: null }),
     encodeAs(apiRequest, { kind: 'head' }),
     encodeAs(apiRequest, { kind: 'openLeaves', sid, leaves: [{ seq: 0, sealed: filled(60, 1) }] }),
     encode(['lock']),

@@ -1,6 +1,7 @@
 // What the api may ask (PROTOCOL 2.10; attack rows 28, 36, 37).
 import test from 'ava'
 import { utf8 } from '../../../attestation/bytes.ts'
+import { FIRST_BUCKETS } from '../../../attestation/log/map.ts'
 import { collectionKey, decodeScopes, itemKey, keyId, NO_COLLECTION } from '../../../attestation/session/index.ts'
 import type { ApiRequest } from '../../../runtime/keyholder/keyholder.ts'
 import type { Commit } from '../../../runtime/keyholder/ledger.ts'
@@ -384,4 +385,65 @@ test('a crowded map is split, some buckets at a time, and not before it is crowd
   const opened = await world.openKeys(client.sid, idOf(7), 1, 'x')
   t.true(opened.kind === 'keys' && opened.keys[0] !== null)
   t.is(codeOf(await world.save(client.sid, idOf(60_000), null, 'late')), 'adopted')
+})
+
+const from = { pod: filled(16, 7), head: filled(40, 8) }
+const emptyMap = (sid: Uint8Array, first = 0, end = FIRST_BUCKETS, last = true): ApiRequest => ({
+  kind: 'restore',
+  sid,
+  count: FIRST_BUCKETS,
+  buckets: Array.from({ length: end - first }, () => []),
+  from: last ? from : null,
+})
+
+test('a fresh pod takes in items for the root and for a device that may recover, and for nobody else', async t => {
+  const { world, client, grantee } = await granted(['create', 'update', 'read', 'delete'])
+  const device = await world.connect(await world.owner.device(['use', 'release', 'admin'], { serial: 1 }))
+  const recovering = await world.connect(await world.owner.device(['recover'], { serial: 2 }))
+  for (const { sid } of [grantee, device]) t.is(codeOf(await world.ask(emptyMap(sid))), 'scope')
+  t.is(codeOf(await world.ask(emptyMap(filled(16, 9)))), 'not-found')
+  for (const { sid } of [client, recovering]) {
+    const restored = await world.ask(emptyMap(sid))
+    if (restored.kind !== 'prepared') return t.fail(codeOf(restored))
+    t.is(codeOf(await world.ask({ kind: 'abandon', seq: restored.commit.seq })), 'done')
+  }
+  t.is(codeOf(await world.save(client.sid, idOf(1), null, 'one')), 'adopted')
+  t.is(codeOf(await world.ask(emptyMap(client.sid))), 'conflict')
+  t.is(codeOf(await world.save(client.sid, idOf(1), 1, 'two')), 'adopted')
+})
+
+test("a restore is its own session's: no other goes on with it or ends it", async t => {
+  const { world, client } = await unlocked()
+  const other = await world.connect()
+  t.is(codeOf(await world.ask(emptyMap(client.sid, 0, 4, false))), 'halves')
+  t.is(codeOf(await world.ask(emptyMap(other.sid, 4))), 'unavailable')
+  t.is(codeOf(await world.ask(emptyMap(other.sid, 0, 0))), 'unavailable')
+  t.is(codeOf(await world.save(client.sid, idOf(1), null, 'one')), 'unavailable')
+  t.is(codeOf(await world.ask(emptyMap(client.sid, 4))), 'prepared')
+})
+
+test('where a session ends in the middle of its restore, the turn to commit is not lost with it', async t => {
+  const { world, client } = await unlocked()
+  const device = await world.owner.device(['use', 'recover'])
+  const gone = await world.connect(device)
+  t.is(codeOf(await world.ask(emptyMap(gone.sid, 0, 4, false))), 'halves')
+  for (let i = 0; i < 32; i++) await world.connect(device) // the 33rd displaces the first
+  t.is(codeOf(await world.ask(emptyMap(gone.sid, 4))), 'not-found')
+  t.is(codeOf(await world.save(client.sid, idOf(1), null, 'one')), 'adopted')
+})
+
+test('a device that is revoked while its restore waits for the turn restores nothing', async t => {
+  const { world, client } = await unlocked()
+  const device = await world.owner.device(['use', 'recover'])
+  const gone = await world.connect(device)
+  world.owner.revoked = [device.serial as Uint8Array]
+  const policy = await world.owner.policy({ sequence: 2 })
+  let restored: ReturnType<World['ask']> | null = null
+  world.intercept = async request => {
+    if (request.kind === 'commit') restored = world.ask(emptyMap(gone.sid))
+    return null
+  }
+  t.is(codeOf(await client.control({ kind: 'policy', policy })), 'status')
+  t.is(codeOf(await (restored as unknown as ReturnType<World['ask']>)), 'not-found')
+  t.is(codeOf(await world.save(client.sid, idOf(1), null, 'one')), 'adopted')
 })
