@@ -281,7 +281,7 @@ const snpVouched = (policy: Policy): Vouched =>
       commandLine: 'launch digest',
       rootFileSystem: 'launch digest',
     },
-    { measured: 'require' in policy.measurement, owned: 'require' in policy.owner ? 'HOST_DATA' : null },
+    { measurement: policy.measurement, owned: 'require' in policy.owner ? 'HOST_DATA' : null },
   )
 
 /** The numbered list of `attestation/README.md`. Every line throws a Refusal or lets pass. */

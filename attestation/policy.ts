@@ -19,7 +19,7 @@ export type EndorsementKey = (typeof endorsementKeys)[number]
 
 /**
  * Measurements of a signed manifest at or above a version; entries as a manifest has them, which whoever wrote the
- * policy vouches for; or a list pinned by hand.
+ * policy vouches for; or a list pinned by hand, which vouches for the firmware alone (`vouchedByHardware`).
  */
 export type Approved =
   | Readonly<{ manifest: ReferenceValues; manifestFloor: number }>

@@ -88,7 +88,7 @@ export function checkMeasurement(measured: Measured, policy: Policy, steps: Step
     if (!approved.exactly.some(known => equal(known, measurement))) {
       refuse('measurement', 'measurement', `${hex(measurement)} is not approved`)
     }
-    return `${hex(measurement)} is approved by name`
+    return `${hex(measurement)} is approved by name, as of the firmware: no entry says that it covers what that starts`
   })
   if ('waive' in policy.releaseLog) steps.waived('measurement', 'releaseLog', policy.releaseLog.waive)
   const rule = policy.measurement

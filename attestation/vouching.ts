@@ -4,31 +4,32 @@
  * which the host picks what it likes.
  */
 import { Rejection } from './errors.ts'
+import type { Policy } from './policy.ts'
 
 export const components = ['firmware', 'kernel', 'commandLine', 'rootFileSystem', 'configuration'] as const
 export type Component = (typeof components)[number]
 
 /** Where the approved value of a part stood. */
 export type Layer = 'launch digest' | 'HOST_DATA' | 'MRTD' | 'RTMR1' | 'RTMR2' | 'MRCONFIGID' | `PCR ${string}`
-/** Null: the policy waives the rule that would have asked. */
+/** Null: nobody, because the policy waives the rule that would have asked or approves a value that may not cover it. */
 export type Vouched = Readonly<Record<Component, Layer | null>>
 
-/** For the launch of a machine whose owner is its own firmware's: one measurement covers all that is started. */
+const nobody = { firmware: null, kernel: null, commandLine: null, rootFileSystem: null } as const
+
+/**
+ * Where no vTPM speaks. An entry binds the owner's launch config, which is for what was started to compare and not for
+ * its firmware: its value covers all of that. A value pinned by hand may be that of a provider's firmware, and then no
+ * measurement says what the provider has it start.
+ * @param covered what a direct boot's registers hold
+ * @param owned where the owner's launch config is bound; null where the policy waives that
+ */
 export function vouchedByHardware(
   covered: Readonly<Record<Exclude<Component, 'configuration'>, Layer>>,
-  { measured, owned }: Readonly<{ measured: boolean; owned: Layer | null }>,
+  { measurement, owned }: Readonly<{ measurement: Policy['measurement']; owned: Layer | null }>,
 ): Vouched {
-  const { firmware, kernel, commandLine, rootFileSystem } = covered
-  const all = { firmware, kernel, commandLine, rootFileSystem, configuration: owned }
-  return measured ? all : { ...noVoucher, configuration: owned }
-}
-
-const noVoucher: Vouched = {
-  firmware: null,
-  kernel: null,
-  commandLine: null,
-  rootFileSystem: null,
-  configuration: null,
+  if ('waive' in measurement) return { ...nobody, configuration: owned }
+  if ('exactly' in measurement.require) return { ...nobody, firmware: covered.firmware, configuration: owned }
+  return { ...covered, configuration: owned }
 }
 
 /** A part is vouched for by PCRs of which each has approved values: a register that may hold anything says nothing. */

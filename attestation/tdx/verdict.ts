@@ -191,7 +191,7 @@ function checkLog(p: VerifierPrimitives, log: EventLog, td: Quote['td'], steps: 
 const tdxVouched = (policy: Policy, rules: TdxRules): Vouched =>
   vouchedByHardware(
     { firmware: 'MRTD', kernel: 'RTMR1', commandLine: 'RTMR2', rootFileSystem: 'RTMR2' },
-    { measured: 'require' in policy.measurement, owned: 'require' in rules.mrConfigId ? 'MRCONFIGID' : null },
+    { measurement: policy.measurement, owned: 'require' in rules.mrConfigId ? 'MRCONFIGID' : null },
   )
 
 /** The numbered list of `attestation/README.md`. Every line throws a Refusal or lets pass. */

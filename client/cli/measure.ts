@@ -157,10 +157,14 @@ async function writeEntry(p: SyncPrimitives, path: string | undefined, entry: En
 
 export async function showSnp({ primitives, terminal }: Context, options: SnpOptions): Promise<void> {
   const measured = await measureSnp(primitives, options)
+  // An entry vouches for all that is started. Of firmware without kernel hashes nobody knows what that is.
+  const whole = options.kernel !== undefined
+  if (!whole && options.corim !== undefined)
+    throw new Malformed('--corim goes with --kernel: a digest of firmware alone does not say what that starts', 'data')
   const entry = entryOf('snp', 'host-data', measured)
-  await writeEntry(primitives, options.corim, entry)
+  if (whole) await writeEntry(primitives, options.corim, entry)
   terminal.show(
-    { entries: [entry], measured },
+    { ...(whole && { entries: [entry] }), measured },
     measured.map(({ vcpus, vcpuType, measurement }) => `${measurement}  ${vcpus} of ${vcpuType}`),
   )
 }

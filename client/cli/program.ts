@@ -233,7 +233,7 @@ function build(run: Run, start: commands.StartLocalPod): Command {
     .addHelpText(
       'after',
       example(
-        'pod measure snp --firmware OVMF.fd --vcpus 4 --vcpu-type EPYC-v4 --json',
+        'pod measure snp --firmware OVMF.fd --kernel vmlinuz --vcpus 4 --vcpu-type EPYC-v4 --json',
         'pod measure snp --firmware OVMF.fd --kernel vmlinuz --corim release.corim',
       ),
     )

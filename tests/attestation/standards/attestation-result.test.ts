@@ -7,6 +7,7 @@ import { extender, replayPcrs } from '../../../attestation/event-log/replay.ts'
 import { encodeEvidence } from '../../../attestation/evidence.ts'
 import type { Policy } from '../../../attestation/policy.ts'
 import { mintTpm } from '../../../attestation/silicon/tpm.ts'
+import type { ManifestEntry } from '../../../attestation/reference-values.ts'
 import { decodeReport } from '../../../attestation/snp/report.ts'
 import { attestationResult } from '../../../attestation/standards/attestation-result.ts'
 import { noClaims, type Tier, type TrustVector } from '../../../attestation/standards/ear.ts'
@@ -175,12 +176,16 @@ vectorTest(
         now: Date.parse('2026-02-28T14:49:26Z') / 1000,
         primitives: p,
       })
-    const measurement = { require: { exactly: [tdMeasurement(p, td)] } }
+    const measurements = [tdMeasurement(p, td)]
+    const entry = { tee: 'tdx', measurements, flags: ['mrconfigid'], minTcb: [] } satisfies ManifestEntry
+    const measurement = { require: { entries: [entry] } }
     const rules = bare.tdx as NonNullable<Policy['tdx']>
     const mrConfigId = { require: td.mrConfigId }
     const whole = { hardware: 2, executables: 3, 'file-system': 2, configuration: 2, 'runtime-opaque': 2 }
     const all = { measurement, tdx: { ...rules, mrConfigId } }
     told(t, await judge(all), ['affirming', whole])
+    const byHand = { ...all, measurement: { require: { exactly: measurements } } }
+    told(t, await judge(byHand), ['warning', { ...whole, executables: 33, 'file-system': null }])
     told(t, await judge({}), ['warning', { hardware: 2, executables: 33, configuration: 36, 'runtime-opaque': 2 }])
     const accepted = await judge(all)
     const pin = accepted.accepted && AppraisedPod.claims(accepted.pod).pin

@@ -7,6 +7,7 @@ import { decodeEventLog } from '../../../attestation/event-log/log.ts'
 import { ccelDigests, replayRtmrs } from '../../../attestation/event-log/replay.ts'
 import { encodeEvidence, type EvidenceItem } from '../../../attestation/evidence.ts'
 import type { VtpmRules } from '../../../attestation/policy.ts'
+import { tdMeasurement } from '../../../attestation/tdx/rules.ts'
 import { encodeTpmQuote } from '../../../attestation/tpm/item.ts'
 import { qualifyingData } from '../../../attestation/tpm/verdict.ts'
 import { eventLog, logged } from '../../support/event-log.ts'
@@ -51,6 +52,13 @@ test('without a paravisor, MRTD, RTMRs and MRCONFIGID vouch, as far as they are 
     commandLine: 'RTMR2',
     rootFileSystem: 'RTMR2',
     configuration: 'MRCONFIGID',
+  })
+  const byHand = await good({ policy: { measurement: { require: { exactly: [tdMeasurement(p, td)] } } } })
+  const pinned = await appraise(byHand.evidence, byHand.given)
+  t.like(pinned.accepted && AppraisedPod.claims(pinned.pod).vouched, {
+    firmware: 'MRTD',
+    kernel: null,
+    commandLine: null,
   })
   const waived = await good({ policy: { measurement: lenient.measurement }, rules: { mrConfigId: { waive: 'test' } } })
   const open = await appraise(waived.evidence, waived.given)

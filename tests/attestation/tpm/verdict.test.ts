@@ -15,7 +15,7 @@ import { eventLog, logged, u32 } from '../../support/event-log.ts'
 import { claimsOf, hclReport, type HclFields, reportDataOf } from '../../support/hcl.ts'
 import { lenient } from '../../support/policies.ts'
 import { codeOf } from '../../support/refusals.ts'
-import { good, nonce, p, type Variation } from '../../support/silicon.ts'
+import { good, launch, nonce, p, type Variation } from '../../support/silicon.ts'
 import { encodeAttest, quoted, tpmKey, tpmSign } from '../../support/tpm.ts'
 
 const ak = tpmKey('rsassa')
@@ -232,6 +232,15 @@ test('without a paravisor, the launch digest and the host data vouch, as far as 
     kernel: 'launch digest',
     commandLine: 'launch digest',
     rootFileSystem: 'launch digest',
+    configuration: 'HOST_DATA',
+  })
+  const byHand = await good({ policy: { measurement: { require: { exactly: [launch.measurement] } } } })
+  const pinned = await appraise(byHand.evidence, byHand.given)
+  t.deepEqual(pinned.accepted && AppraisedPod.claims(pinned.pod).vouched, {
+    firmware: 'launch digest',
+    kernel: null,
+    commandLine: null,
+    rootFileSystem: null,
     configuration: 'HOST_DATA',
   })
   const waived = await good({ policy: { measurement: lenient.measurement, owner: lenient.owner } })

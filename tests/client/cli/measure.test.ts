@@ -3,14 +3,16 @@ import { mkdtemp, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
-import { fromHex, hex, utf8 } from '../../../attestation/bytes.ts'
+import { concat, fromHex, hex, utf8 } from '../../../attestation/bytes.ts'
 import { Malformed, Rejection } from '../../../attestation/errors.ts'
 import { nodePrimitives } from '../../../attestation/primitives/node.ts'
 import { bootDigests, directBootRtmrs } from '../../../attestation/tdx/measure.ts'
 import { applicationsOf, pcr11, pcr4, pcr9 } from '../../../attestation/tpm/uki.ts'
-import { measureSnp, measureTdx, measureUki, type SnpOptions } from '../../../client/cli/measure.ts'
+import type { Context } from '../../../client/cli/context.ts'
+import { measureSnp, measureTdx, measureUki, showSnp, type SnpOptions } from '../../../client/cli/measure.ts'
 import { loadReferenceValues } from '../../../client/cli/policies.ts'
 import { runPod } from '../../../client/cli/program.ts'
+import type { Terminal } from '../../../client/cli/terminal.ts'
 import { vectorsIn } from '../../../scripts/conformance/folder.ts'
 import { u32 } from '../../support/event-log.ts'
 import { entries, firmware, peImage, sevMetadata, tdvfMetadata } from '../../support/firmware.ts'
@@ -69,8 +71,12 @@ vectorTest('launch digests of every case, from files', async t => {
 const kernel = peImage([{ name: '.text', content: new Uint8Array(512).fill(1) }])
 const plain = { offset: 0, size: 0, address: 0x810000, memory: 0x1000, attributes: 0 }
 const ovmf = firmware(
-  sevMetadata([[0x800000, 0x1000, 1]]),
+  sevMetadata([
+    [0x800000, 0x1000, 1],
+    [0x801000, 0x1000, 0x10],
+  ]),
   [
+    [entries.hashes, concat(u32(0x801400), u32(0x400))],
     [entries.reset, u32(0x80b004)],
     [entries.sev, u32(0x2000)],
   ],
@@ -131,8 +137,23 @@ test('--corim writes the same entries as --json prints', async t => {
   t.deepEqual(shown, { ...(await measureUki(p, image, 'SHA-256')) })
   t.is(await runPod(['measure', 'tdx', ...options.slice(0, 4), '--corim', '/no/such/folder/x', '--json']), 30)
   const many = Array.from({ length: 257 }, (_, i) => ['--vcpu-type', `0x${(i + 1).toString(16)}`])
-  const snp = ['--firmware', await written(ovmf), ...many.flat(), '--corim', corim, '--json']
-  t.is(await runPod(['measure', 'snp', ...snp]), 30)
+  const snp = ['--firmware', await written(ovmf), '--kernel', files.kernel, '--corim', corim, '--json']
+  t.is(await runPod(['measure', 'snp', ...snp]), 0)
+  t.is((await loadReferenceValues(corim)).entries[0]?.tee, 'snp')
+  t.is(await runPod(['measure', 'snp', ...snp, ...many.flat()]), 30)
+})
+
+test('a launch digest of firmware alone makes no entry, which would vouch for what that starts', async t => {
+  const options = { vcpus: [1], vcpuType: ['EPYC-v4'], hypervisor: 'qemu', guestFeatures: '0x1' }
+  const files = { firmware: await written(ovmf), kernel: await written(kernel) }
+  const shown: string[][] = []
+  const terminal = { show: (document: object) => shown.push(Object.keys(document)) } as unknown as Terminal
+  const context = { primitives: p, terminal } as Context
+  await showSnp(context, { ...options, ...files })
+  await showSnp(context, { ...options, firmware: files.firmware })
+  t.deepEqual(shown, [['entries', 'measured'], ['measured']])
+  const corim = await written(new Uint8Array())
+  await t.throwsAsync(showSnp(context, { ...options, firmware: files.firmware, corim }), { message: /--kernel/ })
 })
 
 test('what cannot be measured is refused with the option at fault', async t => {
